@@ -14,7 +14,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 class DefinitionsHook(BuildHookInterface):  # type: ignore[type-arg]
     """Writes sampan/api/definitions.json.z, which the API server reads for validation and OpenAPI."""
 
-    def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002 - hatch's signature
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Make the file before hatch collects what goes into the wheel."""
         root = Path(self.root)
         sys.path.insert(0, str(root / "script"))

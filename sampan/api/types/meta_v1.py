@@ -135,12 +135,12 @@ class ObjectMeta(Struct, frozen=True, kw_only=True, omit_defaults=True,
     generation: int | None = None
     labels: dict[str, str] = {}
     managed_fields: list[ManagedFieldsEntry] = []
-    name: str | None = None
-    namespace: str | None = None
+    name: str = ""
+    namespace: str = ""
     owner_references: list[OwnerReference] = []
-    resource_version: str | None = None
+    resource_version: str = ""
     self_link: str | None = None
-    uid: str | None = None
+    uid: str = ""
 
 
 class OwnerReference(Struct, frozen=True, kw_only=True, omit_defaults=True,

@@ -1,0 +1,1 @@
+"""The Kubernetes API over HTTPS, driven by the table of resources and the definitions' schemas."""

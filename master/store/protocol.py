@@ -1,0 +1,111 @@
+"""The Store protocol: keys to bytes under one global revision, as etcd has it.
+
+Values are whole JSON objects already encoded. The writer knows an object's revision only when it commits, so a
+write may name a `slot`: the offset in the value at which the revision's decimal digits are inserted. What is read
+back is ready to be sent to a client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A key's value as of `revision`, the revision of its last write; `created` is that of its first."""
+
+    key: str
+    value: bytes
+    revision: int
+    created: int
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A committed write. A deletion has the deletion's revision in `record.revision` and the last value in it.
+
+    `previous` is the value before, None for a creation.
+    """
+
+    record: Record
+    previous: bytes | None
+    deleted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Records in key order, read at `revision`; `more` says whether the limit cut it, `remaining` by how many."""
+
+    records: Sequence[Record]
+    revision: int
+    more: bool = False
+    remaining: int = 0
+
+
+class StoreError(Exception):
+    """The store cannot do that now; the message says what to do."""
+
+
+class KeyExists(StoreError):
+    """Create found the key."""
+
+
+class KeyMissing(StoreError):
+    """Update or delete found no such key."""
+
+
+class RevisionConflict(StoreError):
+    """The key's revision is another than expected; `current` is what stands there."""
+
+    def __init__(self, current: Record) -> None:
+        super().__init__(f"{current.key} is at revision {current.revision}")
+        self.current = current
+
+
+class Compacted(StoreError):
+    """The revision asked for is older than the history kept; `oldest` is the first that still can be read."""
+
+    def __init__(self, oldest: int) -> None:
+        super().__init__(f"history before revision {oldest} has been compacted")
+        self.oldest = oldest
+
+
+class Store(Protocol):
+    """All calls are safe from one event loop. A write that returned is durable.
+
+    Keys under a prefix given to the implementation as `unversioned` (Events and Leases) share the global revision
+    but keep no history: they are not readable at an old revision, and a watch from the past does not replay them.
+    """
+
+    @property
+    def revision(self) -> int:
+        """The revision of the last commit; 0 for a new store."""
+
+    async def get(self, key: str) -> Record | None:
+        """The key as it is now."""
+
+    async def range(self, prefix: str, *, start: str = "", limit: int = 0, revision: int = 0) -> Range:
+        """Keys with a prefix, from key `start` on (inclusive), at an old revision if given (Compacted if too old)."""
+
+    async def create(self, key: str, value: bytes, *, slot: int | None = None) -> Record:
+        """Write a new key; KeyExists."""
+
+    async def update(self, key: str, value: bytes, *, expected: int, slot: int | None = None) -> Record:
+        """Write a key whose revision is `expected`; KeyMissing, RevisionConflict."""
+
+    async def delete(self, key: str, *, expected: int) -> Record:
+        """Remove a key whose revision is `expected`; returns it with the deletion's revision."""
+
+    def watch(self, prefix: str, *, revision: int) -> AsyncIterator[Sequence[Change]]:
+        """Commits after `revision`, in order, each batch together; Compacted where history does not reach back.
+
+        Ends with StoreError when the reader is too slow to be kept; close it with `aclosing`.
+        """
+
+    async def compact(self, revision: int) -> None:
+        """Forget history before `revision`; returns when it is gone."""
+
+    async def close(self) -> None:
+        """Finish what is being written, then stop."""

@@ -1,0 +1,1 @@
+"""The network plugin: addresses, a bridge per node, veth pairs, masquerade; `netplugin.protocol` is its public face."""

@@ -1,0 +1,69 @@
+"""The public face of the network plugin: what the agent asks of it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+
+class NetworkError(Exception):
+    """The network could not be set up or taken down; the message says what failed."""
+
+
+class AddressesExhausted(NetworkError):
+    """The node's pod CIDR has no free address left."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostPort:
+    """A port of the node that leads to a port of the pod; `host_ip` "" for every address of the node."""
+
+    host_port: int
+    container_port: int
+    protocol: Literal["TCP", "UDP", "SCTP"] = "TCP"
+    host_ip: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sandbox:
+    """A pod's network namespace. `id` is the infra container's; `pid` a process in the namespace."""
+
+    id: str
+    pid: int
+    namespace: str
+    name: str
+    uid: str
+    host_ports: Sequence[HostPort] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """What a sandbox got: its address, the bridge's address, the name of the veth's end on the host."""
+
+    ip: str
+    gateway: str
+    interface: str
+    mac: str
+
+
+class Network(Protocol):
+    """One node's pod network. Every call may be repeated and then changes nothing."""
+
+    async def setup(self, pod_cidr: str) -> None:
+        """Bring up bridge, masquerade and forwarding for the node's CIDR, or repair them."""
+
+    async def attach(self, sandbox: Sandbox) -> Attachment:
+        """Give the sandbox an address and connect it."""
+
+    async def detach(self, sandbox_id: str) -> None:
+        """Take everything of the sandbox away; needs neither its process nor its namespace."""
+
+    async def attachment(self, sandbox_id: str) -> Attachment | None:
+        """What the sandbox has, from the files on disk."""
+
+    async def reconcile(self, live: Collection[str]) -> None:
+        """Release what belongs to no sandbox in `live` (ids): addresses, veths, rules."""
+
+    async def teardown(self) -> None:
+        """Take bridge, veths, rules and files away."""

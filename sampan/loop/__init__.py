@@ -1,0 +1,1 @@
+"""Loops that keep a system in its wanted state. Knows nothing of Kubernetes."""

@@ -1,0 +1,44 @@
+"""Tell systemd how the service is (sd_notify(3)); does nothing where systemd did not start it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+
+
+class Notifier:
+    """Speaks the sd_notify protocol over the datagram socket named by NOTIFY_SOCKET."""
+
+    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
+        self._address = environ.get("NOTIFY_SOCKET", "")
+        usec = environ.get("WATCHDOG_USEC", "")
+        mine = environ.get("WATCHDOG_PID", "") in ("", str(os.getpid()))
+        self.watchdog_interval = int(usec) / 2_000_000 if usec.isdigit() and mine else 0.0
+        """Seconds between signs of life, half of what systemd allows; 0 for none."""
+
+    def ready(self) -> None:
+        """Start-up is over."""
+        self._send("READY=1")
+
+    def stopping(self) -> None:
+        """Shutdown has begun."""
+        self._send("STOPPING=1")
+
+    def status(self, text: str) -> None:
+        """One line for `systemctl status`."""
+        self._send(f"STATUS={text}")
+
+    def alive(self) -> None:
+        """A sign of life for the watchdog."""
+        self._send("WATCHDOG=1")
+
+    def _send(self, message: str) -> None:
+        if not self._address:
+            return
+        address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+            try:
+                sock.sendto(message.encode(), address)
+            except OSError:
+                return  # systemd is not listening; the service's work does not depend on it
