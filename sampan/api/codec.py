@@ -36,7 +36,7 @@ def _decoder(kind: Hashable) -> msgspec.json.Decoder[Any]:
 
 def decode(kind: type[T], data: bytes) -> T:
     """Read a typed object; msgspec.DecodeError where the bytes do not fit the type. Unknown fields are ignored."""
-    return cast("T", _decoder(kind).decode(data))
+    return cast("T", _decoder(cast("Hashable", kind)).decode(data))
 
 
 def encode(value: object) -> bytes:
