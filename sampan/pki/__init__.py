@@ -1,0 +1,1 @@
+"""Certificates, keys, kubeconfigs and tokens: who is who in a cluster."""

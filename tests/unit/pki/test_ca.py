@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
+
+from sampan.pki import ca
+
+NOW = datetime(2026, 5, 1, 12, 0, 30, tzinfo=UTC)
+
+
+def test_an_issued_server_certificate_verifies_under_its_authority_only() -> None:
+    _, authority = ca.Authority.create("one", lambda: NOW)
+    _, other = ca.Authority.create("two", lambda: NOW)
+    pair = authority.issue(ca.Identity("server"), names=["example.test", "10.0.0.1"], usages=["server auth"])
+    certificate = x509.load_pem_x509_certificate(pair.certificate)
+
+    def verify(trusted: ca.Authority) -> None:
+        store = Store([x509.load_pem_x509_certificate(trusted.certificate)])
+        verifier = PolicyBuilder().store(store).time(NOW.replace(tzinfo=None)).build_server_verifier(
+            x509.DNSName("example.test"))
+        verifier.verify(certificate, [])
+
+    verify(authority)
+    with pytest.raises(VerificationError):
+        verify(other)
+    assert ca.certificate_names(pair.certificate) == {"example.test", "10.0.0.1"}
+
+
+def test_a_signed_request_keeps_its_identity_and_gets_the_lifetime_asked_for() -> None:
+    _, authority = ca.Authority.create("ca", lambda: NOW)
+    identity = ca.Identity("system:node:n1", ("system:nodes",))
+    request = ca.make_request(ca.new_key(), identity)
+    certificate = authority.sign(request, ["client auth"], timedelta(days=3))
+    assert ca.certificate_identity(certificate) == identity
+    assert ca.certificate_expiry(certificate) == (NOW + timedelta(days=3)).replace(microsecond=0)
+
+
+def test_a_certificate_never_outlives_its_authority() -> None:
+    pair, _ = ca.Authority.create("ca", lambda: NOW)
+    late = ca.Authority(pair, lambda: NOW + 9.9 * ca.YEAR)
+    issued = late.issue(ca.Identity("x"), lifetime=ca.YEAR)
+    assert ca.certificate_expiry(issued.certificate) == ca.certificate_expiry(pair.certificate)
+
+
+@pytest.mark.parametrize("text", [b"", b"nonsense", b"-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n"])
+def test_a_malformed_request_is_refused_with_a_clear_error(text: bytes) -> None:
+    with pytest.raises(ca.CertificateError, match="malformed"):
+        ca.request_identity(text)
+
+
+def test_a_key_of_another_authority_is_refused() -> None:
+    one, _ = ca.Authority.create("one")
+    two, _ = ca.Authority.create("two")
+    with pytest.raises(ca.CertificateError, match="do not belong together"):
+        ca.Authority(ca.KeyPair(one.certificate, two.key))
+
+
+def test_the_public_key_hash_is_stable_and_names_its_kind() -> None:
+    pair, _ = ca.Authority.create("ca")
+    digest = ca.public_key_hash(pair.certificate)
+    assert digest.startswith("sha256:")
+    assert len(digest) == 7 + 64
+    assert digest == ca.public_key_hash(pair.certificate)
