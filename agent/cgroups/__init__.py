@@ -1,0 +1,1 @@
+"""Cgroup parents of pods and QoS classes."""

@@ -1,0 +1,1 @@
+"""Images: pull policies, references, credentials."""

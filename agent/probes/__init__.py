@@ -1,0 +1,1 @@
+"""Probes: one question to a container, answered by success, failure or unknown."""

@@ -1,0 +1,1 @@
+"""Volumes of pods: made ready on the host, mounted into containers, taken away afterwards."""
