@@ -7,7 +7,7 @@ Implementations: HTTP (`sampan.client.http`), in-process (`master.apiserver.loca
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
@@ -67,10 +67,10 @@ class Client(Protocol):
         """The objects of a namespace, or of all for "". `revision` "0" allows whatever the server has at hand."""
 
     def watch(self, resource: Resource[T], namespace: str = "", *, revision: str = "", label_selector: str = "",
-              field_selector: str = "", timeout_seconds: int = 0) -> AsyncIterator[WatchEvent[T]]:
+              field_selector: str = "", timeout_seconds: int = 0) -> AsyncGenerator[WatchEvent[T], None]:
         """Changes after `revision`, until the server ends the watch; ApiError 410 where that is too long ago.
 
-        Bookmarks are asked for. Close the iterator (`aclosing`) to end the watch.
+        Bookmarks are asked for. An async generator: use it within `contextlib.aclosing`, which ends the watch.
         """
 
     async def create(self, resource: Resource[T], obj: T, namespace: str = "", *, dry_run: bool = False) -> T:
