@@ -1,0 +1,5 @@
+"""The OpenAPI documents that kubectl and other clients read: made from the table of resources, when first asked for."""
+
+from master.apiserver.openapi.documents import Document, OpenAPI
+
+__all__ = ["Document", "OpenAPI"]
