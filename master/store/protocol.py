@@ -7,7 +7,7 @@ back is ready to be sent to a client.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -26,11 +26,12 @@ class Record:
 class Change:
     """A committed write. A deletion has the deletion's revision in `record.revision` and the last value in it.
 
-    `previous` is the value before, None for a creation.
+    `previous` is the value before and `previous_revision` that value's revision; None and 0 for a creation.
     """
 
     record: Record
     previous: bytes | None
+    previous_revision: int = 0
     deleted: bool = False
 
 
@@ -72,16 +73,42 @@ class Compacted(StoreError):
         self.oldest = oldest
 
 
+class Watch(Protocol):
+    """An iterator over commits, in order, each batch together; close it with `aclosing`.
+
+    A batch may be empty: then only `progress` has changed. Raises Compacted where history does not reach back, and
+    StoreError when the reader is too slow to be kept or the store is closed; after either it has ended.
+    """
+
+    @property
+    def progress(self) -> int:
+        """The reader has been given everything under its prefix up to this revision."""
+
+    def __aiter__(self) -> Watch:
+        """Itself."""
+
+    async def __anext__(self) -> Sequence[Change]:
+        """The next commits under the prefix; waits for them."""
+
+    async def aclose(self) -> None:
+        """Stop watching."""
+
+
 class Store(Protocol):
     """All calls are safe from one event loop. A write that returned is durable.
 
     Keys under a prefix given to the implementation as `unversioned` (Events and Leases) share the global revision
-    but keep no history: they are not readable at an old revision, and a watch from the past does not replay them.
+    but keep no history: they cannot be read at an old revision, and a watch from the past gets Compacted unless the
+    few last changes, which are held in memory, reach back far enough. So no watch ever has a gap.
     """
 
     @property
     def revision(self) -> int:
         """The revision of the last commit; 0 for a new store."""
+
+    @property
+    def compacted(self) -> int:
+        """The oldest revision that can be read or watched from; 0 as long as all history is kept."""
 
     async def get(self, key: str) -> Record | None:
         """The key as it is now."""
@@ -98,14 +125,11 @@ class Store(Protocol):
     async def delete(self, key: str, *, expected: int) -> Record:
         """Remove a key whose revision is `expected`; returns it with the deletion's revision."""
 
-    def watch(self, prefix: str, *, revision: int) -> AsyncIterator[Sequence[Change]]:
-        """Commits after `revision`, in order, each batch together; Compacted where history does not reach back.
-
-        Ends with StoreError when the reader is too slow to be kept; close it with `aclosing`.
-        """
+    def watch(self, prefix: str, *, revision: int) -> Watch:
+        """Commits after `revision` to keys with the prefix: first from history, then as they happen."""
 
     async def compact(self, revision: int) -> None:
-        """Forget history before `revision`; returns when it is gone."""
+        """Forget history before `revision`, which stays readable; returns when it is gone."""
 
     async def close(self) -> None:
         """Finish what is being written, then stop."""

@@ -118,6 +118,7 @@ class ApiError(Exception):
     uid: str = ""
     causes: tuple[Cause, ...] = field(default=())
     retry_after: int = 0  # seconds
+    continue_token: str = ""  # where an expired list may go on, if inconsistently
 
     def __str__(self) -> str:
         return self.message
@@ -128,7 +129,8 @@ class ApiError(Exception):
             ("name", self.name), ("group", self.group), ("kind", self.kind), ("uid", self.uid),
             ("causes", [cause.tree() for cause in self.causes]), ("retryAfterSeconds", self.retry_after),
         ) if value}
-        result: Tree = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+        metadata = {"continue": self.continue_token} if self.continue_token else {}
+        result: Tree = {"kind": "Status", "apiVersion": "v1", "metadata": metadata, "status": "Failure",
                         "message": self.message, "reason": self.reason}
         return result | ({"details": details} if details else {}) | {"code": self.code}
 
@@ -140,7 +142,8 @@ class ApiError(Exception):
                        for item in details.get("causes") or ())
         return cls(int(status.get("code") or 500), status.get("reason") or "", status.get("message") or "",
                    details.get("name", ""), details.get("group", ""), details.get("kind", ""),
-                   details.get("uid", ""), causes, int(details.get("retryAfterSeconds") or 0))
+                   details.get("uid", ""), causes, int(details.get("retryAfterSeconds") or 0),
+                   (status.get("metadata") or {}).get("continue", ""))
 
     @property
     def is_not_found(self) -> bool:
