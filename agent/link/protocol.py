@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
@@ -56,3 +57,24 @@ class Reports(Protocol):
 
     def event(self, event: core_v1.Event) -> None:
         """An event; dropped after a while without a connection."""
+
+
+class PodLookup(Protocol):
+    """What exec, attach, logs and port-forward need to know of the pods on this node."""
+
+    def pod(self, namespace: str, name: str, uid: str) -> core_v1.Pod | None:
+        """The pod with its newest status as this node knows it; None where no such pod runs here.
+
+        Its container statuses must carry `container_id` as `docker://<id>`, also in `last_state.terminated` as long
+        as that container is still there: logs and exec go by them. An empty `uid` means whichever pod has the name.
+        """
+
+    async def network_pid(self, uid: str) -> int:
+        """A process in the pod's network namespace (its infra container's, or that of the host); 0 for none."""
+
+
+class Connector(Protocol):
+    """Connects to a pod from within its network namespace."""
+
+    async def connect(self, pid: int, port: int) -> socket.socket:
+        """A connected, non-blocking TCP socket to localhost:`port` as process `pid` sees it; OSError if refused."""
