@@ -1,0 +1,186 @@
+"""The loop around the decision: watch pods and nodes, decide, reserve, bind, and say why where no node fits.
+
+A pod that fits nowhere waits until something changes that could help (a node comes or changes, a pod ends), with a
+back-off of 1 to 10 seconds as upstream has it, and is looked at again every five minutes at the latest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+from master.scheduler.cluster import Cluster
+from master.scheduler.decide import decide
+from sampan.api.errors import ApiError
+from sampan.api.resources import NODES, PODS
+from sampan.api.times import Time
+from sampan.api.types import core_v1
+from sampan.client.events import EventRecorder
+from sampan.client.informer import InformerFactory
+from sampan.client.protocol import Client, Patch
+from sampan.loop.backoff import Backoff
+from sampan.loop.clock import Clock
+from sampan.loop.queue import WorkQueue
+
+log = logging.getLogger(__name__)
+
+NAME = "default-scheduler"
+Key = tuple[str, str]
+LOOK_AGAIN_SECONDS = 300.0
+PARALLEL_BINDS = 64
+
+
+@dataclass(slots=True)
+class SchedulerStats:
+    """Counters for /metrics (scheduler_schedule_attempts_total by result, scheduler_pending_pods by queue)."""
+
+    attempts: dict[str, int] = field(default_factory=lambda: {"scheduled": 0, "unschedulable": 0, "error": 0})
+    pending: dict[str, int] = field(default_factory=lambda: {"active": 0, "unschedulable": 0})
+
+
+class Scheduler:
+    """Binds the pods that ask for `default-scheduler`."""
+
+    def __init__(self, client: Client, informers: InformerFactory, clock: Clock, recorder: EventRecorder,
+                 rng: random.Random | None = None) -> None:
+        self.stats = SchedulerStats()
+        self._client = client
+        self._clock = clock
+        self._recorder = recorder
+        self._rng = rng or random.Random()  # noqa: S311 - draws among equals, keeps no secret
+        self._pods = informers.get(PODS)
+        self._nodes = informers.get(NODES)
+        self._cluster = Cluster()
+        self._queue: WorkQueue[Key] = WorkQueue(Backoff(initial=1.0, maximum=10.0, jitter=0.0))
+        self._waiting: set[Key] = set()
+        self._binds = asyncio.Semaphore(PARALLEL_BINDS)
+
+    async def run(self) -> None:
+        """Schedule until cancelled."""
+        self._nodes.add_handler(self._node_changed)
+        self._pods.add_handler(self._pod_changed)
+        await self._nodes.wait_synced()
+        await self._pods.wait_synced()
+        try:
+            async with asyncio.TaskGroup() as group:
+                while True:
+                    key = await self._queue.get()
+                    await self._binds.acquire()
+                    pod = self._schedulable(key)
+                    decision = decide(pod, self._cluster, self._rng) if pod else None
+                    if pod is None or decision is None:
+                        self._finished(key)
+                    elif decision.node:
+                        # Reserved before the bind is known to have worked, so that the next pod sees it.
+                        self._cluster.place(pod, decision.node)
+                        group.create_task(self._bind(key, pod, decision.node))
+                    else:
+                        self._waiting.add(key)
+                        group.create_task(self._refuse(key, pod, decision.refusal))
+        finally:
+            self._queue.close()
+
+    def _schedulable(self, key: Key) -> core_v1.Pod | None:
+        pod = self._pods.get(key[1], key[0])
+        if pod is None or not waits_for_node(pod) or self._cluster.node_of(pod.metadata.uid):
+            return None
+        return pod
+
+    def _finished(self, key: Key) -> None:
+        self._queue.forget(key)
+        self._queue.done(key)
+        self._binds.release()
+
+    async def _bind(self, key: Key, pod: core_v1.Pod, node: str) -> None:
+        meta = pod.metadata
+        binding: dict[str, Any] = {
+            "apiVersion": "v1", "kind": "Binding", "metadata": {"name": meta.name, "namespace": meta.namespace,
+                                                                "uid": meta.uid},
+            "target": {"apiVersion": "v1", "kind": "Node", "name": node}}
+        try:
+            await self._client.post(PODS, meta.name, "binding", binding, meta.namespace)
+        except ApiError as error:
+            self.stats.attempts["error"] += 1
+            self._cluster.forget(meta.uid)
+            if not error.is_not_found:
+                log.info("binding %s/%s to %s: %s", meta.namespace, meta.name, node, error)
+                self._recorder.warning(pod, "FailedScheduling", f"binding rejected: {error}")
+                self._queue.add_failed(key)
+            self._queue.done(key)
+            self._binds.release()
+            return
+        self.stats.attempts["scheduled"] += 1
+        self._recorder.normal(pod, "Scheduled", f"Successfully assigned {meta.namespace}/{meta.name} to {node}")
+        self._finished(key)
+
+    async def _refuse(self, key: Key, pod: core_v1.Pod, why: str) -> None:
+        self.stats.attempts["unschedulable"] += 1
+        self._recorder.warning(pod, "FailedScheduling", why)
+        try:
+            if not _has_condition(pod, why):
+                await self._client.patch(PODS, pod.metadata.name, unschedulable_patch(why, Time.of(self._clock.now())),
+                                         pod.metadata.namespace, subresource="status")
+        except ApiError as error:
+            log.info("status of %s/%s: %s", pod.metadata.namespace, pod.metadata.name, error)
+        self._queue.done(key)
+        self._binds.release()
+        if key in self._waiting:
+            self._queue.add_after(key, LOOK_AGAIN_SECONDS)
+
+    def _pod_changed(self, old: core_v1.Pod | None, new: core_v1.Pod | None) -> None:
+        pod = new or old
+        assert pod is not None
+        key = (pod.metadata.namespace, pod.metadata.name)
+        if new is None or _ended(new):
+            self._waiting.discard(key)
+            if self._cluster.node_of(pod.metadata.uid):
+                self._cluster.forget(pod.metadata.uid)
+                self._retry_waiting()
+        elif new.spec.node_name:
+            self._waiting.discard(key)
+            self._cluster.place(new, new.spec.node_name)
+        elif waits_for_node(new) and (old is None or old.spec != new.spec or key not in self._waiting):
+            self._queue.add(key)
+
+    def _node_changed(self, old: core_v1.Node | None, new: core_v1.Node | None) -> None:
+        if new is None:
+            assert old is not None
+            self._cluster.remove_node(old.metadata.name)
+            return
+        self._cluster.set_node(new)
+        if old is None or _what_counts(old) != _what_counts(new):
+            self._retry_waiting()
+
+    def _retry_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, set()
+        for key in waiting:
+            self._queue.add_failed(key)
+
+
+def waits_for_node(pod: core_v1.Pod) -> bool:
+    """Whether the pod is for this scheduler to place."""
+    return (not pod.spec.node_name and pod.metadata.deletion_timestamp is None and not pod.spec.scheduling_gates
+            and (pod.spec.scheduler_name or NAME) == NAME and not _ended(pod))
+
+
+def unschedulable_patch(why: str, now: Time) -> Patch:
+    """The pod's condition PodScheduled=False as a strategic patch."""
+    condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": why,
+                 "lastTransitionTime": str(now)}
+    return Patch("strategic", {"status": {"conditions": [condition]}})
+
+
+def _has_condition(pod: core_v1.Pod, why: str) -> bool:
+    return any(item.type == "PodScheduled" and item.status == "False" and item.message == why
+               for item in pod.status.conditions)
+
+
+def _ended(pod: core_v1.Pod) -> bool:
+    return pod.status.phase in ("Succeeded", "Failed")
+
+
+def _what_counts(node: core_v1.Node) -> tuple[object, ...]:
+    return node.metadata.labels, node.spec.taints, bool(node.spec.unschedulable), node.status.allocatable

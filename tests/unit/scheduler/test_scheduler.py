@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from master.scheduler.scheduler import Scheduler
+from sampan.api.resources import EVENTS, NODES, PODS
+from sampan.api.types import core_v1, meta_v1
+from sampan.client.events import EventRecorder
+from sampan.client.fake import FakeClient
+from sampan.client.informer import InformerFactory
+from sampan.client.protocol import DeleteOptions
+from sampan.loop.clock import FakeClock
+
+
+def node(name: str, cpu: str = "1") -> core_v1.Node:
+    return core_v1.Node(metadata=meta_v1.ObjectMeta(name=name),
+                        status=core_v1.NodeStatus(allocatable={"cpu": cpu, "memory": "1Gi", "pods": "10"}))
+
+
+def pod(name: str, cpu: str = "600m", **spec: object) -> core_v1.Pod:
+    container = core_v1.Container(name="c", image="i",
+                                  resources=core_v1.ResourceRequirements(requests={"cpu": cpu}))
+    return core_v1.Pod(metadata=meta_v1.ObjectMeta(name=name, namespace="default"),
+                       spec=core_v1.PodSpec(containers=[container], **spec))  # type: ignore[arg-type]
+
+
+@asynccontextmanager
+async def running() -> AsyncIterator[tuple[FakeClient, FakeClock]]:
+    clock = FakeClock()
+    client = FakeClient(clock)
+    informers = InformerFactory(client, clock, rng=random.Random(1))
+    recorder = EventRecorder(client, clock, "default-scheduler")
+    scheduler = Scheduler(client, informers, clock, recorder, random.Random(1))
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(part.run()) for part in (informers, recorder, scheduler)]
+        yield client, clock
+        for task in tasks:
+            task.cancel()
+
+
+async def until(done: Callable[[core_v1.Pod], bool], client: FakeClient, name: str) -> core_v1.Pod:
+    async with asyncio.timeout(10):
+        while True:
+            found = await client.get(PODS, name, "default")
+            if done(found):
+                return found
+            await asyncio.sleep(0)
+
+
+async def test_a_pod_is_bound_and_an_event_says_so() -> None:
+    async with running() as (client, _):
+        await client.create(NODES, node("n1"))
+        await client.create(PODS, pod("web"))
+        await until(lambda found: found.spec.node_name == "n1", client, "web")
+        async with asyncio.timeout(10):
+            while not (events := (await client.list(EVENTS, "default")).items):
+                await asyncio.sleep(0)
+    assert [(event.reason, event.message) for event in events] == [
+        ("Scheduled", "Successfully assigned default/web to n1")]
+
+
+async def test_reserved_room_is_not_given_twice_and_a_freed_one_goes_to_who_waits() -> None:
+    async with running() as (client, _):
+        await client.create(NODES, node("n1"))
+        for name in ("one", "two"):
+            await client.create(PODS, pod(name))
+        await until(lambda found: bool(found.spec.node_name), client, "one")
+        refused = await until(lambda found: bool(found.status.conditions), client, "two")
+        condition = refused.status.conditions[0]
+        assert (condition.type, condition.status, condition.reason) == ("PodScheduled", "False", "Unschedulable")
+        assert "1 Insufficient cpu" in (condition.message or "")
+        assert not refused.spec.node_name
+        await client.delete(PODS, "one", "default", DeleteOptions(grace_period=0))
+        await until(lambda found: found.spec.node_name == "n1", client, "two")
+
+
+async def test_a_node_that_comes_later_takes_waiting_pods() -> None:
+    async with running() as (client, _):
+        await client.create(PODS, pod("early"))
+        await until(lambda found: bool(found.status.conditions), client, "early")
+        await client.create(NODES, node("late"))
+        await until(lambda found: found.spec.node_name == "late", client, "early")
+
+
+async def test_pods_of_other_schedulers_and_gated_ones_are_left_alone() -> None:
+    async with running() as (client, _):
+        await client.create(NODES, node("n1", cpu="4"))
+        await client.create(PODS, pod("other", scheduler_name="mine"))
+        await client.create(PODS, pod("gated", scheduling_gates=[core_v1.PodSchedulingGate(name="wait")]))
+        await client.create(PODS, pod("plain"))
+        await until(lambda found: bool(found.spec.node_name), client, "plain")
+        assert not (await client.get(PODS, "other", "default")).spec.node_name
+        assert not (await client.get(PODS, "gated", "default")).spec.node_name
