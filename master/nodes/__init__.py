@@ -1,0 +1,1 @@
+"""The node service: what the master says to its agents, and hears from them."""

@@ -1,0 +1,189 @@
+"""The gRPC server that agents dial: mutual TLS, one Sync stream per node, Stream calls for sessions."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from master.nodes.identity import Identities, Signer
+from master.nodes.reports import NodeReports
+from master.nodes.session import Session
+from master.nodes.streams import NodeStream, NodeStreams
+from master.nodes.world import WATCHED, World
+from sampan.api.resources import Resource
+from sampan.client.informer import InformerFactory
+from sampan.client.protocol import Client
+from sampan.pb import node_pb2, node_pb2_grpc
+
+log = logging.getLogger(__name__)
+
+R = TypeVar("R")
+
+_RESOURCES: dict[tuple[str, str], Resource[Any]] = {resource.key: resource for resource in WATCHED}
+_CODES = {400: grpc.StatusCode.FAILED_PRECONDITION, 403: grpc.StatusCode.PERMISSION_DENIED,
+          404: grpc.StatusCode.NOT_FOUND, 409: grpc.StatusCode.ABORTED}
+_START_TIMEOUT = 20.0
+_STOP_GRACE = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class ServerTls:
+    """The server's certificate and key, and the CA that nodes' certificates come from; all PEM."""
+
+    certificate: bytes
+    key: bytes
+    ca: bytes
+
+
+class NodeService(node_pb2_grpc.NodeServiceServicer):
+    """Serves agents. `run` it as a component; `streams` is what the API server's connect handlers need.
+
+    `informers` are run by somebody else. `signer` renews nodes' certificates; without one Renew is refused.
+    `tls` is read for every new connection, so that a renewed server certificate needs no restart.
+    """
+
+    def __init__(self, client: Client, informers: InformerFactory, tls: Callable[[], ServerTls],
+                 address: str = "0.0.0.0:6444", signer: Signer | None = None) -> None:
+        self._client = client
+        self._world = World(informers)
+        self._tls = tls
+        self._address = address
+        self._signer = signer
+        self._identities = Identities(client)
+        self._reports = NodeReports(client, self._world, self._identities)
+        self._sessions: dict[str, Session] = {}
+        self._streams = NodeStreams(self._ask)
+        self.port = 0
+        """The port that is listened on, once `started` is set."""
+        self.started = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serve until cancelled; OSError where the address cannot be had."""
+        await self._world.synced()
+        server = grpc.aio.server(options=SERVER_OPTIONS)
+        node_pb2_grpc.add_NodeServiceServicer_to_server(self, server)
+        try:
+            self.port = server.add_secure_port(self._address, self._credentials())
+        except RuntimeError as error:
+            raise OSError(f"cannot listen for agents on {self._address}: {error}") from error
+        await server.start()
+        self.started.set()
+        log.info("listening for agents on %s", self._address)
+        try:
+            await server.wait_for_termination()
+        finally:
+            self.started.clear()
+            await server.stop(_STOP_GRACE)
+
+    async def open(self, node: str, request: node_pb2.Open) -> NodeStream:
+        """Ask a node for a session (`StreamOpener`)."""
+        return await self._streams.open(node, request)
+
+    def connected(self) -> frozenset[str]:
+        """The nodes whose agents are connected."""
+        return frozenset(self._sessions)
+
+    def _credentials(self) -> grpc.ServerCredentials:
+        """Client certificates are required; the server's own is looked at again for every connection."""
+        def current() -> grpc.ServerCertificateConfiguration:
+            tls = self._tls()
+            return grpc.ssl_server_certificate_configuration([(tls.key, tls.certificate)], tls.ca)
+
+        return grpc.dynamic_ssl_server_credentials(current(), current, require_client_authentication=True)
+
+    def _ask(self, node: str, request: node_pb2.Open) -> bool:
+        session = self._sessions.get(node)
+        if session is None:
+            return False
+        session.ask(request)
+        return True
+
+    # Calls by agents
+
+    async def Sync(self, request_iterator: Any, context: Any) -> None:  # noqa: N802 - the name in node.proto
+        """See proto/node.proto."""
+        await _answer(context, self._sync(context))
+
+    async def Stream(self, request_iterator: Any, context: Any) -> None:  # noqa: N802 - the name in node.proto
+        """See proto/node.proto."""
+        await _answer(context, self._stream(context))
+
+    async def Renew(self, request: node_pb2.RenewRequest, context: Any) -> node_pb2.RenewReply:  # noqa: N802
+        """See proto/node.proto."""
+        return await _answer(context, self._renew(request, context))
+
+    async def _sync(self, context: Any) -> None:
+        who = _identify(context)
+        exists = await self._identities.admit(who)
+        session = Session(who, context, self._world, self._reports, self._fetch, exists=exists)
+        before = self._sessions.get(who.node)
+        if before is not None:
+            before.end(Refused(409, f'another agent has connected as node "{who.node}"'))
+        self._sessions[who.node] = session
+        try:
+            await session.run()
+        finally:
+            if self._sessions.get(who.node) is session:
+                del self._sessions[who.node]
+            log.info('node "%s" is disconnected', who.node)
+
+    async def _stream(self, context: Any) -> None:
+        who = _identify(context)
+        self._require_node(who)
+        await self._streams.serve(who, context)
+
+    async def _renew(self, request: node_pb2.RenewRequest, context: Any) -> node_pb2.RenewReply:
+        who = _identify(context)
+        if self._signer is None:
+            raise Refused(400, "this master signs no certificates")
+        if not await self._identities.admit(who):
+            raise Refused(403, f'node "{who.node}" is not registered')
+        certificate = await self._signer.sign_node(request.request, who.node)
+        await self._identities.record(read_certificate(certificate), exists=True)
+        log.info('node "%s" has a new certificate', who.node)
+        return node_pb2.RenewReply(certificate=certificate)
+
+    def _require_node(self, who: NodeIdentity) -> None:
+        if self._world.get(NODES, who.node) is None:
+            raise Refused(403, f'there is no node "{who.node}"')
+
+    async def _fetch(self, key: Key) -> Object | None:
+        try:
+            found: Object = await self._client.get(_RESOURCES[key.resource], key.name, key.namespace)
+        except ApiError as error:
+            if error.is_not_found:
+                return None
+            raise
+        return found
+
+
+def _identify(context: Any) -> NodeIdentity:
+    certificates = context.auth_context().get("x509_pem_cert") or [b""]
+    try:
+        return read_certificate(certificates[0])
+    except ValueError as error:
+        raise Refused(403, f"the client certificate cannot be read: {error}") from error
+
+
+async def _answer(context: Any, work: Coroutine[Any, Any, R]) -> R:
+    """Do the work of a call; its refusals become gRPC statuses."""
+    try:
+        return await work
+    except Refused as error:
+        await _abort(context, _CODES.get(error.code, grpc.StatusCode.UNAVAILABLE), str(error))
+    except ApiError as error:
+        await _abort(context, _CODES.get(error.code, grpc.StatusCode.UNAVAILABLE), error.message)
+    except TimeoutError:
+        await _abort(context, grpc.StatusCode.DEADLINE_EXCEEDED, "the agent took too long to greet")
+
+
+async def _abort(context: Any, code: grpc.StatusCode, message: str) -> NoReturn:
+    log.info("refused a call from %s: %s", context.peer(), message)
+    await context.abort(code, message)
+    raise AssertionError  # abort raises

@@ -1,0 +1,132 @@
+"""The master's half of exec, attach, logs and port-forward: ask the node's agent, wait for it to come, pass frames.
+
+Back-pressure is gRPC's own: a side reads the next frame only when it has passed on the last, and a sender waits as
+soon as the other's window is full.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from master.nodes.identity import NodeIdentity, Refused
+from sampan.api.errors import ApiError, internal_error
+from sampan.nodeline import CHUNK
+from sampan.pb.node_pb2 import Data, Frame, Open, Resize
+
+log = logging.getLogger(__name__)
+
+OPEN_TIMEOUT = 30.0
+"""Seconds that an agent has to begin what it was asked: the engine may be busy."""
+
+
+class NodeStream(Protocol):
+    """One session as the API server sees it. Close it, whatever happens."""
+
+    async def receive(self) -> Frame | None:
+        """The next frame from the agent (data, exit or failure), None at the end or when the node is lost."""
+
+    async def send(self, channel: int, data: bytes) -> None:
+        """Bytes for a channel; waits while the agent is not ready for more."""
+
+    async def end(self, channel: int) -> None:
+        """Nothing more comes on that channel."""
+
+    async def resize(self, width: int, height: int) -> None:
+        """The terminal's new size, in characters."""
+
+    async def close(self) -> None:
+        """Give up the session; repeating it is harmless."""
+
+
+class StreamOpener(Protocol):
+    """What handlers of the API server need of this room."""
+
+    async def open(self, node: str, request: Open) -> NodeStream:
+        """Ask the node's agent and wait until it has begun; ApiError where it cannot (its own refusal, or 500)."""
+
+
+class _Session:
+    """A NodeStream over one gRPC call that the agent has made."""
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+        self._lock = asyncio.Lock()
+        self.closed = asyncio.Event()
+
+    async def receive(self) -> Frame | None:
+        frame = await self._context.read()
+        return frame if isinstance(frame, Frame) else None
+
+    async def send(self, channel: int, data: bytes) -> None:
+        for start in range(0, len(data), CHUNK):
+            await self._write(Frame(data=Data(channel=channel, data=data[start:start + CHUNK])))
+
+    async def end(self, channel: int) -> None:
+        await self._write(Frame(data=Data(channel=channel, end=True)))
+
+    async def resize(self, width: int, height: int) -> None:
+        await self._write(Frame(resize=Resize(width=width, height=height)))
+
+    async def close(self) -> None:
+        self.closed.set()
+
+    async def _write(self, frame: Frame) -> None:
+        async with self._lock:
+            if not self.closed.is_set():
+                await self._context.write(frame)
+
+
+class NodeStreams:
+    """Brings together who asked for a session and the call by which the agent answers.
+
+    `ask(node, request)` sends the request over the node's Sync stream and says whether there is one.
+    """
+
+    def __init__(self, ask: Callable[[str, Open], bool], *, timeout: float = OPEN_TIMEOUT) -> None:
+        self._ask = ask
+        self._timeout = timeout
+        self._waiting: dict[str, tuple[str, asyncio.Future[NodeStream]]] = {}
+
+    async def open(self, node: str, request: Open) -> NodeStream:
+        """See StreamOpener."""
+        request.id = secrets.token_urlsafe(16)
+        future: asyncio.Future[NodeStream] = asyncio.get_running_loop().create_future()
+        self._waiting[request.id] = node, future
+        try:
+            if not self._ask(node, request):
+                raise internal_error(f'error dialing backend: the agent of node "{node}" is not connected')
+            async with asyncio.timeout(self._timeout):
+                return await future
+        except TimeoutError as error:
+            raise internal_error(
+                f'error dialing backend: node "{node}" did not answer within {self._timeout:.0f} s') from error
+        finally:
+            self._waiting.pop(request.id, None)
+
+    async def serve(self, who: NodeIdentity, context: Any) -> None:
+        """An agent's Stream call, for as long as the session lasts; Refused where nobody asked for it."""
+        async with asyncio.timeout(self._timeout):
+            first = await context.read()
+        kind = first.WhichOneof("body") if isinstance(first, Frame) else None
+        begun = first.ready if kind == "ready" else first.failure if kind == "failure" else None
+        node, future = self._waiting.pop(begun.id, ("", None)) if begun is not None else ("", None)
+        if future is None or node != who.node or future.done():
+            raise Refused(404, "nobody waits for this session")
+        if kind == "failure":
+            future.set_exception(failure_error(first.failure))
+            return
+        session = _Session(context)
+        future.set_result(session)
+        try:
+            await session.closed.wait()
+        finally:
+            session.closed.set()
+
+
+def failure_error(failure: Any) -> ApiError:
+    """An agent's refusal as the API's error."""
+    return ApiError(failure.code or 500, failure.reason or "InternalError", failure.message)
