@@ -1,0 +1,441 @@
+"""Docker behind the Engine protocol. The only module that knows the Docker SDK.
+
+The SDK blocks, so each call runs in a bounded pool of threads with a timeout. One container's calls run one after
+another: when Docker hangs on one container, that costs one thread and only that container's pod waits. Streams hold
+no thread: the SDK opens them, and their sockets are handed to asyncio (`agent.engine.stream`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+from weakref import WeakValueDictionary
+
+import docker
+import docker.auth
+import docker.errors
+import requests
+
+from agent.engine import translate
+from agent.engine.protocol import (
+    Container,
+    ContainerSpec,
+    ContainerStats,
+    EngineError,
+    EngineEvent,
+    EngineInfo,
+    EngineTimeout,
+    EngineUnavailable,
+    ExecResult,
+    Image,
+    Limits,
+    LogLine,
+    NameConflict,
+    NotFound,
+    Stream,
+)
+from agent.engine.stream import Connection, DockerStream, Handover, Pulled, follow_logs, take_socket
+
+R = TypeVar("R")
+
+_EVENTS = ("create", "start", "die", "oom", "kill", "pause", "unpause", "destroy")
+"""The events that tell of a container's state; without this filter every exec probe would send three more."""
+
+_RUN_OUTPUT = 10 * 1024
+"""Bytes of a probe's or hook's output that are kept, as in the kubelet."""
+
+
+class DockerEngine:
+    """The engine at a Unix socket. Nothing is connected before the first call, and a lost engine is found again."""
+
+    def __init__(self, docker_host: str = "unix:///var/run/docker.sock", *, timeout: float = 30.0,
+                 slow_timeout: float = 120.0, workers: int = 12, slow_workers: int = 4) -> None:
+        """`timeout` in seconds for quick calls; `slow_timeout` for those that move data (pull, load, remove)."""
+        self._host = docker_host
+        self._timeout = timeout
+        self._slow_timeout = slow_timeout
+        self._pool = ThreadPoolExecutor(workers, "engine")
+        self._slow_pool = ThreadPoolExecutor(slow_workers, "engine-slow")
+        self._api: docker.APIClient | None = None
+        self._api_lock = threading.Lock()
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    # -- the engine itself
+
+    async def info(self) -> EngineInfo:
+        """What the engine says of itself."""
+        return await self._call("info", lambda api: translate.info(api.info(), api.version(api_version=False)))
+
+    async def ping(self) -> None:
+        """Raises EngineUnavailable when it does not answer."""
+        await self._call("ping", lambda api: api.ping())
+
+    async def close(self) -> None:
+        """End the pools; calls that hang in Docker are left to their own timeouts."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._slow_pool.shutdown(wait=False, cancel_futures=True)
+        if self._api is not None:
+            self._api.close()
+
+    # -- containers
+
+    async def list(self, labels: Mapping[str, str] | None = None) -> Sequence[Container]:
+        """One list, then all inspects at once; containers that vanish in between are left out."""
+        filters = {"label": translate.label_filter(labels)} if labels else None
+        found = await self._call("list", lambda api: api.containers(all=True, filters=filters))
+        inspected = await asyncio.gather(*(self._inspect_if_there(entry["Id"]) for entry in found))
+        return [container for container in inspected if container is not None]
+
+    async def inspect(self, container_id: str) -> Container:
+        """NotFound where there is none."""
+        return translate.container(await self._inspect_raw(container_id))
+
+    async def create(self, spec: ContainerSpec) -> str:
+        """NameConflict carries the id of the container that has the name."""
+        config = translate.container_config(spec)
+        try:
+            return await self._call(f"create {spec.name}", lambda api: _created(api, config, spec.name),
+                                    turn=spec.name, limit=self._slow_timeout)
+        except _Conflict as error:
+            holder = translate.conflict_holder(str(error)) or (await self._inspect_raw(spec.name))["Id"]
+            raise NameConflict(str(error), holder) from error
+
+    async def start(self, container_id: str) -> None:
+        """Starting a running one changes nothing."""
+        await self._call(f"start {container_id}", lambda api: api.start(container_id), turn=container_id,
+                         limit=self._slow_timeout)
+
+    async def stop(self, container_id: str, grace_seconds: float) -> None:
+        """Docker's own stop call would hold a thread for the whole grace, so this is a signal and a wait."""
+        try:
+            data = await self._inspect_raw(container_id)
+            if not translate.container(data).running:
+                return
+            stop_signal = data["Config"].get("StopSignal") or "SIGTERM"
+            ended = await self._open("POST", f"/containers/{container_id}/wait", params={"condition": "not-running"})
+        except NotFound:
+            return
+        async with contextlib.aclosing(ended):
+            for sign, patience in ((stop_signal, grace_seconds), ("SIGKILL", self._timeout)):
+                if patience <= 0:
+                    continue
+                await self.kill(container_id, sign)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(patience):
+                        await ended.read_all()
+                        return
+        raise EngineTimeout(f"container {container_id} did not end {self._timeout:g} s after SIGKILL")
+
+    async def kill(self, container_id: str, signal: str = "SIGKILL") -> None:
+        """Send a signal; one that has ended or is gone needs none."""
+        with contextlib.suppress(_Conflict, NotFound):  # 409: the container is not running
+            await self._call(f"kill {container_id}", lambda api: api.kill(container_id, signal), turn=container_id)
+
+    async def remove(self, container_id: str) -> None:
+        """By force, with anonymous volumes."""
+        with contextlib.suppress(_Conflict, NotFound):  # 409: its removal is already in progress
+            await self._call(f"remove {container_id}",
+                             lambda api: api.remove_container(container_id, v=True, force=True),
+                             turn=container_id, pool=self._slow_pool, limit=self._slow_timeout)
+
+    async def update(self, container_id: str, limits: Limits) -> None:
+        """Docker has no way to change oom_score_adj of a running container; the rest changes at once."""
+        body = translate.limits_config(limits)
+        await self._call(f"update {container_id}",
+                         lambda api: _checked(api.post(_url(api, f"/containers/{container_id}/update"), json=body,
+                                                       timeout=self._timeout)), turn=container_id)
+
+    async def events(self, labels: Mapping[str, str], since: datetime | None = None) -> AsyncIterator[EngineEvent]:
+        """Ends only by EngineUnavailable."""
+        filters = {"type": ["container"], "event": list(_EVENTS), "label": translate.label_filter(labels)}
+        params = {"filters": json.dumps(filters)}
+        if since is not None:
+            params["since"] = translate.unix_time(since)
+        connection = await self._open("GET", "/events", params=params)
+        async with contextlib.aclosing(connection):
+            async for message in connection.messages():
+                yield translate.event(message)
+        raise EngineUnavailable("the engine's event stream ended")
+
+    async def stats(self, container_id: str) -> ContainerStats:
+        """One sample, without the second that Docker takes to compute percentages."""
+        return await self._call(f"stats {container_id}", lambda api: translate.stats(
+            api.stats(container_id, stream=False, one_shot=True)), turn=container_id)
+
+    # -- images
+
+    async def image(self, reference: str) -> Image | None:
+        """None where there is none."""
+        try:
+            return await self._call(f"image {reference}", lambda api: translate.image(
+                _checked(api.get(_url(api, f"/images/{quote(reference)}/json"), timeout=self._timeout)).json()))
+        except NotFound:
+            return None
+
+    async def images(self) -> Sequence[Image]:
+        """All but intermediate layers."""
+        return [translate.image_summary(data) for data in await self._call("images", lambda api: api.images())]
+
+    async def pull(self, reference: str, auth: Mapping[str, str] | None = None) -> Image:
+        """Fetch; gives up when nothing moves for the slow timeout. `auth` has the keys of Docker's AuthConfig."""
+        name = reference if "@" in reference or ":" in reference.rpartition("/")[2] else f"{reference}:latest"
+        header = docker.auth.encode_header(dict(auth or {})).decode()
+        connection = await self._open("POST", "/images/create", params={"fromImage": name},
+                                      headers={"X-Registry-Auth": header}, slow=True)
+        async with contextlib.aclosing(connection):
+            await Pulled(connection, self._slow_timeout).finish()
+        found = await self.image(name)
+        if found is None:
+            raise EngineError(f"{name} was pulled, but is not there")
+        return found
+
+    async def load(self, archive: bytes) -> None:
+        """Docker reports a bad archive inside a 200 answer."""
+        def load(api: docker.APIClient) -> None:
+            url = _url(api, "/images/load")
+            response = _checked(api.post(url, data=archive, timeout=self._slow_timeout))
+            for line in response.text.splitlines():
+                if line and "error" in (message := json.loads(line)):
+                    raise EngineError(message["error"])
+        await self._call("load", load, pool=self._slow_pool, limit=self._slow_timeout)
+
+    async def remove_image(self, image_id: str) -> None:
+        """EngineError when a container uses it; one that is gone is fine."""
+        with contextlib.suppress(NotFound):
+            await self._call(f"remove image {image_id}", lambda api: api.remove_image(image_id),
+                             pool=self._slow_pool, limit=self._slow_timeout)
+
+    # -- streams
+
+    async def exec(self, container_id: str, command: Sequence[str], *, tty: bool = False, stdin: bool = False,
+                   stdout: bool = True, stderr: bool = True) -> Stream:
+        """Start a command; a command that cannot be started ends with 126 or 127 and Docker's words as output."""
+        return await self._exec(container_id, command, tty=tty, stdin=stdin, stdout=stdout, stderr=stderr)
+
+    async def run(self, container_id: str, command: Sequence[str], timeout: float) -> ExecResult:
+        """Run to the end; a command that takes too long is killed, which Docker would not do."""
+        stream = None
+        try:
+            async with asyncio.timeout(timeout):
+                stream = await self._exec(container_id, command)
+                output = bytearray()
+                async for _, data in stream.output():
+                    output += data[:_RUN_OUTPUT - len(output)]
+                return ExecResult(await stream.exit_code(), bytes(output))
+        except TimeoutError as error:
+            if stream is not None:
+                await self._kill_exec(container_id, stream.id)
+            raise EngineTimeout(f"command {command[0]!r} timed out after {timeout:g} s") from error
+        finally:
+            if stream is not None:
+                await stream.close()
+
+    async def attach(self, container_id: str, *, stdin: bool, stdout: bool = True, stderr: bool = True,
+                     tty: bool = False) -> Stream:
+        """Both directions of the container's own process."""
+        params = {"stream": 1, "stdin": int(stdin), "stdout": int(stdout), "stderr": int(stderr)}
+        connection = await self._open("POST", f"/containers/{container_id}/attach", params=params, upgrade=True)
+
+        async def exit_code() -> int | None:
+            container = await self.inspect(container_id)
+            return None if container.running else container.exit_code
+
+        return DockerStream(container_id, connection, tty=tty, exit_code=exit_code,
+                            resize=lambda width, height: self.resize(container_id, width, height))
+
+    async def resize(self, container_id: str, width: int, height: int) -> None:
+        """A container's own terminal."""
+        await self._call(f"resize {container_id}", lambda api: api.resize(container_id, height, width))
+
+    async def logs(self, container_id: str, *, follow: bool = False, since: datetime | None = None,
+                   tail: int | None = None) -> AsyncIterator[LogLine]:
+        """What Docker's json-file driver kept, across rotations; a broken follow is taken up where it broke off."""
+        tty = bool((await self._inspect_raw(container_id))["Config"].get("Tty"))
+
+        async def opened(since: str, tail: str) -> Connection:
+            params = {"stdout": "1", "stderr": "1", "timestamps": "1", "follow": str(int(follow)), "tail": tail,
+                      "since": since}
+            return await self._open("GET", f"/containers/{container_id}/logs", params=params)
+
+        async def running() -> bool:
+            container = await self._inspect_if_there(container_id)
+            return container is not None and container.running
+
+        lines = follow_logs(opened, running if follow else None, tty=tty,
+                            since=translate.unix_time(since) if since else "0",
+                            tail="all" if tail is None else str(tail))
+        async with contextlib.aclosing(lines):
+            async for line in lines:
+                yield line
+
+    # -- inside
+
+    async def _exec(self, container_id: str, command: Sequence[str], *, tty: bool = False, stdin: bool = False,
+                    stdout: bool = True, stderr: bool = True) -> DockerStream:
+        created = await self._call(f"exec in {container_id}", lambda api: api.exec_create(
+            container_id, list(command), tty=tty, stdin=stdin, stdout=stdout, stderr=stderr))
+        exec_id = str(created["Id"])
+        connection = await self._open("POST", f"/exec/{exec_id}/start", body={"Tty": tty, "Detach": False},
+                                      upgrade=True)
+
+        async def exit_code() -> int | None:
+            state = await self._call("exec inspect", lambda api: api.exec_inspect(exec_id))
+            return None if state["Running"] else state["ExitCode"]
+
+        async def resize(width: int, height: int) -> None:
+            await self._call("exec resize", lambda api: api.exec_resize(exec_id, height, width))
+
+        return DockerStream(exec_id, connection, tty=tty, exit_code=exit_code, resize=resize)
+
+    async def _kill_exec(self, container_id: str, exec_id: str) -> None:
+        """Docker has no call to end an exec: kill its process, once its cgroup shows that it is the container's."""
+        with contextlib.suppress(EngineError):
+            state = await self._call("exec inspect", lambda api: api.exec_inspect(exec_id))
+            pid = state.get("Pid") or 0
+            full_id = (await self._inspect_raw(container_id))["Id"]
+            if state["Running"] and pid:
+                _kill_inside(pid, full_id)
+
+    async def _inspect_raw(self, container_id: str) -> Mapping[str, Any]:
+        return await self._call(f"inspect {container_id}", lambda api: api.inspect_container(container_id),
+                                turn=container_id)
+
+    async def _inspect_if_there(self, container_id: str) -> Container | None:
+        try:
+            return await self.inspect(container_id)
+        except NotFound:
+            return None
+
+    async def _open(self, method: str, path: str, *, params: Mapping[str, Any] | None = None,
+                    body: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None,
+                    upgrade: bool = False, slow: bool = False) -> Connection:
+        """Have the SDK send a request, and take the socket over once the answer's head has come."""
+        extra = {"Connection": "Upgrade", "Upgrade": "tcp"} if upgrade else {}
+        limit = self._slow_timeout if slow else self._timeout
+
+        taken: list[Handover] = []
+        wanted = True
+
+        def opened(api: docker.APIClient) -> Handover:
+            response = api.request(method, _url(api, path), params=params, json=body, stream=True,
+                                   headers={**extra, **(headers or {})}, timeout=limit)
+            taken.append(take_socket(_checked(response)))
+            if not wanted:
+                taken[0].sock.close()
+            return taken[0]
+
+        try:
+            handover = await self._call(f"{method} {path}", opened, limit=limit,
+                                        pool=self._slow_pool if slow else self._pool)
+            return await Connection.take(handover)
+        except BaseException:
+            wanted = False  # nobody is left to close a socket that the thread still opens
+            for handover in taken:
+                handover.sock.close()
+            raise
+
+    async def _call(self, what: str, function: Callable[[docker.APIClient], R], *, turn: str = "",
+                    pool: ThreadPoolExecutor | None = None, limit: float | None = None) -> R:
+        """Run `function` in the pool. Calls with the same `turn` (a container's id or name) wait for each other."""
+        limit = limit or self._timeout
+        try:
+            async with asyncio.timeout(limit):
+                lock = self._turns.setdefault(turn, asyncio.Lock()) if turn else None
+                if lock is not None:
+                    await lock.acquire()
+                return await self._submit(function, pool or self._pool, lock)
+        except TimeoutError as error:
+            raise EngineTimeout(f"{what}: no answer from the engine after {limit:g} s") from error
+
+    def _submit(self, function: Callable[[docker.APIClient], R], pool: ThreadPoolExecutor,
+                lock: asyncio.Lock | None) -> Awaitable[R]:
+        try:
+            future = pool.submit(self._blocking, function)
+        except RuntimeError as error:  # the pool was closed
+            if lock is not None:
+                lock.release()
+            raise EngineUnavailable("the engine's adapter is closed") from error
+        if lock is not None:
+            # The turn ends with the thread's work, not with the caller's patience.
+            future.add_done_callback(_release(lock, asyncio.get_running_loop()))
+        return asyncio.wrap_future(future)
+
+    def _blocking(self, function: Callable[[docker.APIClient], R]) -> R:
+        """In a pool thread: call, and translate what goes wrong."""
+        try:
+            return function(self._connected())
+        except EngineError:
+            raise
+        except docker.errors.APIError as error:
+            raise _refusal(error.status_code or 0, error.explanation or str(error)) from error
+        except (requests.exceptions.Timeout, TimeoutError) as error:
+            raise EngineTimeout(f"no answer from the engine: {error}") from error
+        except (requests.exceptions.RequestException, docker.errors.DockerException, OSError) as error:
+            raise EngineUnavailable(f"cannot reach the engine at {self._host}: {error}") from error
+
+    def _connected(self) -> docker.APIClient:
+        with self._api_lock:
+            if self._api is None:
+                # The SDK keeps a connection pool per URL; 64 of them rather than 25, so that few are made anew.
+                api = docker.APIClient(self._host, version="auto", timeout=int(self._timeout), num_pools=64)
+                api.trust_env = False  # no look for proxies and .netrc on each request
+                self._api = api
+            return self._api
+
+
+class _Conflict(EngineError):
+    """409: what was asked does not fit the container's state. Callers outside see an EngineError."""
+
+
+def _refusal(status: int, message: str) -> EngineError:
+    """Docker's status code and message as one of our errors."""
+    if status == 404:
+        return NotFound(message)
+    return _Conflict(message) if status == 409 else EngineError(message)
+
+
+def _checked(response: requests.Response) -> requests.Response:
+    """The response, unless it is a refusal."""
+    if response.status_code < 400:
+        return response
+    with contextlib.closing(response):
+        try:
+            message = str(response.json()["message"])
+        except (ValueError, KeyError, TypeError):
+            message = response.text.strip() or f"HTTP {response.status_code}"
+    raise _refusal(response.status_code, message)
+
+
+def _created(api: docker.APIClient, config: Mapping[str, Any], name: str) -> str:
+    response = _checked(api.post(_url(api, "/containers/create"), json=config, params={"name": name},
+                                 timeout=api.timeout))
+    return str(response.json()["Id"])
+
+
+def _kill_inside(pid: int, container_id: str) -> None:
+    """Kill a process, if it is in the container's cgroup."""
+    with contextlib.suppress(OSError):
+        if container_id in Path(f"/proc/{pid}/cgroup").read_text():
+            os.kill(pid, signal.SIGKILL)
+
+
+def _url(api: docker.APIClient, path: str) -> str:
+    return f"{api.base_url}/v{api.api_version}{path}"
+
+
+def _release(lock: asyncio.Lock, loop: asyncio.AbstractEventLoop) -> Callable[[Future[Any]], None]:
+    """Called in a pool thread: release the lock on its own loop, if that still runs."""
+    def release(_: Future[Any]) -> None:
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(lock.release)
+    return release
