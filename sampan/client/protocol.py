@@ -48,6 +48,10 @@ class DeleteOptions:
     revision: str = ""
 
 
+PLAIN_DELETE = DeleteOptions()
+"""The object's own grace period, no preconditions, the server's default propagation."""
+
+
 @dataclass(frozen=True, slots=True)
 class Patch:
     """A change to an object: a merge or strategic patch is a mapping, a JSON patch a list of operations."""
@@ -84,12 +88,12 @@ class Client(Protocol):
         """Change part of an object."""
 
     async def delete(self, resource: Resource[T], name: str, namespace: str = "",
-                     options: DeleteOptions = DeleteOptions()) -> None:
+                     options: DeleteOptions = PLAIN_DELETE) -> None:
         """Delete one object, or begin to; ApiError 404 where it is not there, 409 where uid or revision differ."""
 
     async def delete_collection(self, resource: Resource[T], namespace: str = "", *, label_selector: str = "",
                                 field_selector: str = "",
-                                options: DeleteOptions = DeleteOptions()) -> None:
+                                options: DeleteOptions = PLAIN_DELETE) -> None:
         """Delete all that the selectors match."""
 
     async def post(self, resource: Resource[Any], name: str, subresource: str, body: Tree,
