@@ -1,0 +1,157 @@
+"""The volumes of this host's pods: emptyDir (disk and memory), hostPath, configMap and secret.
+
+Everything of a pod lies under ``<root>/pods/<uid>/volumes/<plugin>/<name>``, upstream's layout, so that what a pod
+has on the node can be found again from the disk alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from pathlib import Path
+from typing import TypeVar
+
+from agent.link.protocol import ClusterView
+from agent.volumes import atomic, hostpath, payload
+from agent.volumes.mounts import Mounter, MountError
+from agent.volumes.protocol import PreparedVolume, VolumeError
+from sampan.api import quantity
+from sampan.api.types import core_v1
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+WORKERS = 4
+
+
+class HostVolumes:
+    """Implements `agent.volumes.protocol.Volumes` in a directory; file work runs in a few threads of its own."""
+
+    def __init__(self, root: Path, mounter: Mounter, now: Callable[[], datetime]) -> None:
+        self._root = root.resolve() / "pods"
+        self._mounter = mounter
+        self._now = now
+        self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="volumes")
+
+    async def prepare(self, pod: core_v1.Pod, view: ClusterView) -> Mapping[str, PreparedVolume]:
+        """All volumes of the pod, by name."""
+        if not pod.spec.volumes:
+            return {}
+        return await self._in_thread(lambda: {volume.name: self._prepare(pod, volume, view)
+                                              for volume in pod.spec.volumes})
+
+    async def refresh(self, pod: core_v1.Pod, view: ClusterView) -> None:
+        """Bring configMap and secret volumes up to date; one whose source is gone keeps what it has."""
+        volumes = [volume for volume in pod.spec.volumes if volume.config_map or volume.secret]
+        for volume in volumes:
+            try:
+                await self._in_thread(lambda volume=volume: self._prepare(pod, volume, view))  # type: ignore[misc]
+            except VolumeError as error:
+                log.info("pod %s/%s: volume %s keeps its old content: %s", pod.metadata.namespace, pod.metadata.name,
+                         volume.name, error)
+
+    async def subpath(self, volume: PreparedVolume, path: str) -> str:
+        """A path within the volume, made as a directory where nothing is there."""
+        return await self._in_thread(lambda: _subpath(Path(volume.path), path))
+
+    async def teardown(self, uid: str) -> None:
+        """Unmount and remove everything of the pod."""
+        await self._in_thread(lambda: self._teardown(uid))
+
+    async def known(self) -> Collection[str]:
+        """UIDs with a directory here."""
+        return await self._in_thread(lambda: {path.name for path in self._root.iterdir()}
+                                     if self._root.is_dir() else set())
+
+    def close(self) -> None:
+        """Let the threads end."""
+        self._pool.shutdown(wait=False)
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    def _prepare(self, pod: core_v1.Pod, volume: core_v1.Volume, view: ClusterView) -> PreparedVolume:
+        security = pod.spec.security_context
+        group = security.fs_group if security else None
+        try:
+            if volume.empty_dir is not None:
+                return self._empty_dir(pod, volume, volume.empty_dir, group)
+            if volume.host_path is not None:
+                hostpath.check(volume.name, Path(volume.host_path.path), volume.host_path.type or "")
+                return PreparedVolume(volume.host_path.path)
+            if volume.config_map is not None:
+                files = payload.config_map(volume, pod.metadata.namespace, view)
+                return self._files(pod, volume, "configmap", files, group)
+            if volume.secret is not None:
+                files = payload.secret(volume, pod.metadata.namespace, view)
+                return self._files(pod, volume, "secret", files, group, memory=True)
+        except (OSError, MountError) as error:
+            raise VolumeError(volume.name, str(error)) from error
+        raise VolumeError(volume.name, f"volumes of type {_kind(volume)} are not supported by this version")
+
+    def _empty_dir(self, pod: core_v1.Pod, volume: core_v1.Volume, source: core_v1.EmptyDirVolumeSource,
+                   group: int | None) -> PreparedVolume:
+        path = self._directory(pod, "empty-dir", volume.name)
+        fresh = not path.exists()
+        if fresh:
+            path.mkdir(parents=True)
+        if source.medium == "Memory" and path not in self._mounter.mounted_below(path):
+            self._mounter.tmpfs(path, quantity.to_int(source.size_limit) if source.size_limit else 0)
+            fresh = True
+        if fresh:
+            path.chmod(0o777)
+            if group is not None:
+                os.chown(path, -1, group)
+                path.chmod(0o2777)
+        return PreparedVolume(str(path))
+
+    def _files(self, pod: core_v1.Pod, volume: core_v1.Volume, plugin: str, files: atomic.Payload,
+               group: int | None, *, memory: bool = False) -> PreparedVolume:
+        path = self._directory(pod, plugin, volume.name)
+        path.mkdir(parents=True, exist_ok=True)
+        if memory and path not in self._mounter.mounted_below(path):
+            self._mounter.tmpfs(path, 0)
+        path.chmod(0o777 | (0o2000 if group is not None else 0))
+        atomic.write(path, files, self._now(), group=group)
+        return PreparedVolume(str(path), read_only=True)
+
+    def _directory(self, pod: core_v1.Pod, plugin: str, name: str) -> Path:
+        return self._root / pod.metadata.uid / "volumes" / f"kubernetes.io~{plugin}" / name
+
+    def _teardown(self, uid: str) -> None:
+        directory = self._root / uid
+        if not uid or not directory.exists():
+            return
+        for point in self._mounter.mounted_below(directory):
+            self._mounter.unmount(point)
+        left = self._mounter.mounted_below(directory)
+        if left:  # removing files through a mount would remove what is not ours
+            raise VolumeError("", f"{left[0]} is still mounted")
+        shutil.rmtree(directory)
+
+
+def _subpath(volume: Path, path: str) -> str:
+    """Resolve links, refuse to leave the volume, and make missing directories as open as the volume itself."""
+    root = volume.resolve()
+    wanted = Path(os.path.realpath(root / path))
+    if path.startswith("/") or (wanted != root and root not in wanted.parents):
+        raise VolumeError(volume.name, f'subPath "{path}" leads out of the volume')
+    if not wanted.exists():
+        mode = root.stat().st_mode & 0o777
+        missing = [wanted, *wanted.parents]
+        for part in reversed(missing[:missing.index(root)]):
+            if not part.exists():
+                part.mkdir()
+                part.chmod(mode)
+    return str(wanted)
+
+
+def _kind(volume: core_v1.Volume) -> str:
+    return next((name for name in volume.__struct_fields__ if name != "name" and getattr(volume, name) is not None),
+                "none")
