@@ -1,0 +1,1 @@
+"""The node itself: what this host has, how it is, and the heartbeat that tells the master."""
