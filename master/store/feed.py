@@ -127,8 +127,8 @@ class FeedWatch:
             except StoreError as error:
                 self.end(error)
                 break
-            if changes:
-                return changes
+            if changes or self._cursor >= self._until:
+                return changes  # at the end of history even if empty: the reader has made progress
         while self._end is None and not self._buffer:
             self._waiter = asyncio.get_running_loop().create_future()
             try:
