@@ -1,1 +1,1 @@
-"""The agent's line to the master: what this node was given to run, and what it reports."""
+"""The agent's end of the line to the master."""

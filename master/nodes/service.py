@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 import grpc
 import grpc.aio
 
-from master.nodes.identity import Identities, Signer
+from master.nodes.identity import Identities, NodeIdentity, Refused, Signer, read_certificate
 from master.nodes.reports import NodeReports
 from master.nodes.session import Session
 from master.nodes.streams import NodeStream, NodeStreams
 from master.nodes.world import WATCHED, World
-from sampan.api.resources import Resource
+from sampan.api.errors import ApiError
+from sampan.api.resources import NODES, Object, Resource
 from sampan.client.informer import InformerFactory
 from sampan.client.protocol import Client
+from sampan.nodeline import SERVER_OPTIONS, Key
 from sampan.pb import node_pb2, node_pb2_grpc
 
 log = logging.getLogger(__name__)
