@@ -13,10 +13,15 @@ def cannot_handle(version: str, kind: str, why: str) -> ApiError:
 
 
 def strict_problems(unknown: Iterable[str], duplicates: Iterable[str]) -> list[str]:
-    """One text per finding, as Warning headers carry them. `duplicates` may be whole texts (YAML has its own)."""
-    texts = [f'unknown field "{path}"' for path in unknown]
-    texts += [path if path.startswith("yaml: ") else f'duplicate field "{path}"' for path in duplicates]
-    return list(dict.fromkeys(texts))
+    """One text per finding, as Warning headers carry them. `duplicates` may be whole texts (YAML has its own).
+
+    An unknown field that stands there twice is told once.
+    """
+    paths = list(dict.fromkeys(unknown))
+    twice = [path for path in dict.fromkeys(duplicates)
+             if not any(path == known or path.startswith((known + ".", known + "[")) for known in paths)]
+    return [f'unknown field "{path}"' for path in paths] + [
+        path if path.startswith("yaml: ") else f'duplicate field "{path}"' for path in twice]
 
 
 def strict_error(version: str, kind: str, problems: Sequence[str]) -> ApiError:

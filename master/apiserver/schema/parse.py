@@ -19,6 +19,7 @@ MAX_BODY: Final = 3 * 1024 * 1024
 MAX_DEPTH: Final = 200
 """Levels of nesting that are read; upstream reads 10,000, but no API type has use for them."""
 
+_TOO_DEEP: Final = "couldn't get version/kind; json parse error: exceeded max depth"
 _JSON: Final = frozenset({"", "application/json", "application/json-patch+json", "application/merge-patch+json",
                           "application/strategic-merge-patch+json"})
 _YAML: Final = frozenset({"application/yaml", "application/apply-patch+yaml"})
@@ -57,7 +58,7 @@ def parse(body: bytes, content_type: str = "application/json", *, find_duplicate
 
 def parse_value(body: bytes, content_type: str = "application/json") -> Any:
     """Read any JSON or YAML value (a JSON patch is a list); ApiError 400."""
-    return _read(body, content_type, False, "")[0]  # noqa: FBT003 - the private twin of a keyword
+    return _read(body, content_type, False, "")[0]
 
 
 def go_name(value: object) -> str:
@@ -90,15 +91,15 @@ def _read(body: bytes, content_type: str, find_duplicates: bool, kind: str) -> t
         else:
             raise ApiError(415, "UnsupportedMediaType", "the body of the request was in an unknown format - accepted "
                                                         "media types include: application/json, application/yaml")
-        if body.count(b"{") + body.count(b"[") > MAX_DEPTH and _deeper(value, MAX_DEPTH):
-            raise RecursionError
     except RecursionError:
-        raise _unrecognised(body, kind, "couldn't get version/kind; json parse error: exceeded max depth") from None
+        raise _unrecognised(body, kind, _TOO_DEEP) from None
     except YamlError as error:
         raise _unrecognised(body, kind, f"couldn't get version/kind; json parse error: yaml: {error}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
         why = f"couldn't get version/kind; json parse error: {_syntax(body, error)}"
         raise _unrecognised(body, kind, why) from error
+    if body.count(b"{") + body.count(b"[") > MAX_DEPTH and _deeper(value, MAX_DEPTH):
+        raise _unrecognised(body, kind, _TOO_DEEP)
     return (_bounded(value) if _LONG_NUMBER.search(body) else value), duplicates
 
 
