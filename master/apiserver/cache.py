@@ -171,6 +171,8 @@ class ResourceCache:
         """
         plan = paging.plan_list(revision, revision_match, limit, continue_token)
         at_least = self._store.revision if plan.at_least is None else plan.at_least
+        if plan.exact and plan.exact < self._store.compacted:
+            raise paging.too_old(plan)  # as upstream: no list lasts longer than the store's history
         await self.wait_for(plan.exact or at_least)
         within = self._within(namespace)
         objects, shown = self._objects, self.revision
@@ -182,8 +184,6 @@ class ResourceCache:
 
     async def _past(self, plan: paging.ListPlan) -> Objects:
         """The objects at an exact revision: undone from the present, or read from the store's history."""
-        if plan.exact < self._store.compacted:
-            raise paging.too_old(plan)  # as upstream: a token outlives its list by one compaction at most
         if plan.exact >= self._window.floor:
             return undo(self._objects, self._window.after(plan.exact))
         try:
