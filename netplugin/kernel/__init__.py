@@ -1,1 +1,1 @@
-"""The only room that touches netlink and iptables."""
+"""The only room that speaks netlink and runs iptables. Everything in it acts on the process's own namespace."""

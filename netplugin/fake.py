@@ -1,0 +1,64 @@
+"""A pod network in memory, for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from ipaddress import IPv4Address, IPv4Network
+
+from netplugin import names
+from netplugin.ipam import next_free
+from netplugin.protocol import Attachment, NetworkError, Sandbox
+
+
+class FakeNetwork:
+    """Gives out addresses as the real one does. `broken`: what the next attach raises; `calls`: what was asked."""
+
+    def __init__(self) -> None:
+        self._subnet: IPv4Network | None = None
+        self._last: IPv4Address | None = None
+        self.attachments: dict[str, Attachment] = {}
+        self.sandboxes: dict[str, Sandbox] = {}
+        self.broken: NetworkError | None = None
+        self.calls: list[tuple[str, str]] = []
+
+    async def setup(self, pod_cidr: str) -> None:
+        """Remember the CIDR."""
+        self.calls.append(("setup", pod_cidr))
+        self._subnet = IPv4Network(pod_cidr)
+
+    async def attach(self, sandbox: Sandbox) -> Attachment:
+        """The next free address."""
+        self.calls.append(("attach", sandbox.id))
+        if self.broken is not None:
+            error, self.broken = self.broken, None
+            raise error
+        if self._subnet is None:
+            raise NetworkError("the node has no pod CIDR yet")
+        if sandbox.id not in self.attachments:
+            taken = {IPv4Address(attachment.ip) for attachment in self.attachments.values()}
+            ip = self._last = next_free(self._subnet, taken, self._last)
+            self.attachments[sandbox.id] = Attachment(str(ip), str(self._subnet.network_address + 1),
+                                                      names.veth(sandbox.id), names.pod_mac(ip))
+        self.sandboxes[sandbox.id] = sandbox
+        return self.attachments[sandbox.id]
+
+    async def detach(self, sandbox_id: str) -> None:
+        """Free the address."""
+        self.calls.append(("detach", sandbox_id))
+        self.attachments.pop(sandbox_id, None)
+        self.sandboxes.pop(sandbox_id, None)
+
+    async def attachment(self, sandbox_id: str) -> Attachment | None:
+        """What the sandbox has."""
+        return self.attachments.get(sandbox_id)
+
+    async def reconcile(self, live: Collection[str]) -> None:
+        """Free what no live sandbox has."""
+        self.calls.append(("reconcile", ""))
+        for sandbox_id in self.attachments.keys() - set(live):
+            await self.detach(sandbox_id)
+
+    async def teardown(self) -> None:
+        """Free everything."""
+        self.attachments.clear()
+        self.sandboxes.clear()

@@ -1,0 +1,229 @@
+"""Bridge, veth pairs, addresses and routes, over netlink. All calls block: run them in a pool thread.
+
+A netlink socket is opened per call (0.6 ms): it belongs to the thread and namespace in which it was made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Iterable, Iterator
+from ipaddress import IPv4Interface
+from pathlib import Path
+from typing import Any
+
+from pyroute2 import IPRoute, NetlinkError
+
+from netplugin import names
+from netplugin.netns import entered
+from netplugin.plan import (
+    Action,
+    AddAddress,
+    BridgeSpec,
+    Connect,
+    CreateBridge,
+    DeletePort,
+    DropAddress,
+    PortSpec,
+    Seen,
+    SeenBridge,
+    SeenPort,
+    SetBridge,
+)
+from netplugin.protocol import NetworkError
+
+_IFF_UP = 1
+
+
+def observe(bridge: str) -> Seen:
+    """The bridge and all veths with names of ours."""
+    with _netlink("read the links") as netlink:
+        return _observe(netlink, bridge)
+
+
+def apply(actions: Iterable[Action]) -> None:
+    """Do what `plan` found."""
+    with _netlink("change the links") as netlink:
+        for action in actions:
+            _apply(netlink, action)
+
+
+def default_mtu() -> int:
+    """The smallest MTU of the links that a default route leaves by; 1500 without one."""
+    with _netlink("read the default route") as netlink:
+        indices = [route.get("oif") for route in netlink.get_routes(family=2) if route["dst_len"] == 0]
+        mtus = [link.get("mtu") for link in netlink.get_links() if link["index"] in indices]
+    return min((mtu for mtu in mtus if mtu), default=1500)
+
+
+def connect(port: PortSpec, bridge: BridgeSpec, pid: int) -> None:
+    """Join the namespace of a process to the bridge by a veth pair, or repair that; nothing where it is well."""
+    with _netlink(f"connect {port.ip}") as netlink:
+        found = _link(netlink, port.name)
+        if found is not None and not _inside_is_well(found, port, bridge, pid):
+            _delete(netlink, port.name)
+            found = None
+        if found is None:
+            _create_pair(netlink, port, bridge, pid)
+            _configure_inside(port, bridge, pid)
+        _join_bridge(netlink, port.name, bridge)
+
+
+def delete(port: str) -> None:
+    """Delete a veth pair by the host's end; one that is not there is fine."""
+    with _netlink(f"delete {port}") as netlink:
+        _delete(netlink, port)
+
+
+def teardown(bridge: str) -> None:
+    """Delete the bridge and every veth of ours."""
+    with _netlink("take the bridge away") as netlink:
+        for name in (*_observe(netlink, bridge).ports, bridge):
+            _delete(netlink, name)
+
+
+def write_sysctl(name: str, value: str, *, missing_ok: bool = False) -> None:
+    """Set a kernel parameter (dots between its parts), unless it has the value already."""
+    path = Path("/proc/sys", *name.split("."))
+    try:
+        if path.read_text().strip() != value:
+            path.write_text(value)
+    except FileNotFoundError as error:
+        if not missing_ok:
+            raise NetworkError(f"the kernel has no parameter {name}") from error
+    except OSError as error:
+        raise NetworkError(f"set {name}={value}: {error}") from error
+
+
+@contextlib.contextmanager
+def _netlink(what: str) -> Iterator[Any]:
+    """A netlink socket in the thread's namespace, with errors as ours."""
+    try:
+        with IPRoute() as netlink:
+            yield netlink
+    except NetlinkError as error:
+        raise NetworkError(f"{what}: {error.args[1] if len(error.args) > 1 else error}") from error
+    except OSError as error:
+        raise NetworkError(f"{what}: {error}") from error
+
+
+def _observe(netlink: Any, bridge: str) -> Seen:
+    seen_bridge = None
+    ports: dict[str, SeenPort] = {}
+    for link in netlink.get_links():
+        name = link.get("ifname")
+        if name == bridge:
+            seen_bridge = SeenBridge(link["index"], link.get("address"), link.get("mtu"), _is_up(link),
+                                     _addresses(netlink, link["index"]))
+        elif names.is_veth(name):
+            ports[name] = SeenPort(link["index"], link.get("master") or 0, _is_up(link), _hairpin(link),
+                                   link.get("mtu"))
+    return Seen(seen_bridge, ports)
+
+
+def _apply(netlink: Any, action: Action) -> None:
+    match action:
+        case CreateBridge(bridge):
+            with _already_there():
+                netlink.link("add", ifname=bridge.name, kind="bridge", address=bridge.mac)
+            _apply(netlink, SetBridge(bridge))
+            _apply(netlink, AddAddress(bridge))
+        case SetBridge(bridge):
+            netlink.link("set", index=_index(netlink, bridge.name), address=bridge.mac, mtu=bridge.mtu, state="up")
+        case AddAddress(bridge):
+            with _already_there():
+                netlink.addr("add", index=_index(netlink, bridge.name), address=str(bridge.address.ip),
+                             prefixlen=bridge.address.network.prefixlen,
+                             broadcast=str(bridge.address.network.broadcast_address))
+        case DropAddress(bridge, address):
+            netlink.addr("del", index=_index(netlink, bridge.name), address=str(address.ip),
+                         prefixlen=address.network.prefixlen)
+        case Connect(port, bridge):
+            _join_bridge(netlink, port, bridge)
+        case DeletePort(port):
+            _delete(netlink, port)
+
+
+def _create_pair(netlink: Any, port: PortSpec, bridge: BridgeSpec, pid: int) -> None:
+    """Both ends in one request, the pod's end already in its namespace: there is no half of a pair to lose."""
+    netlink.link("add", ifname=port.name, kind="veth", address=names.host_mac(port.ip), mtu=bridge.mtu,
+                 peer={"ifname": names.POD_INTERFACE, "address": names.pod_mac(port.ip), "mtu": bridge.mtu,
+                       "net_ns_pid": pid})
+
+
+def _configure_inside(port: PortSpec, bridge: BridgeSpec, pid: int) -> None:
+    with entered(pid), _netlink(f"set up {names.POD_INTERFACE} of {port.ip}") as inside:
+        inside.link("set", index=1, state="up")  # loopback always is number 1
+        index = _index(inside, names.POD_INTERFACE)
+        inside.addr("add", index=index, address=str(port.ip), prefixlen=bridge.address.network.prefixlen,
+                    broadcast=str(bridge.address.network.broadcast_address))
+        inside.link("set", index=index, state="up")
+        inside.route("add", dst="default", gateway=str(bridge.address.ip), oif=index)
+
+
+def _inside_is_well(found: Any, port: PortSpec, bridge: BridgeSpec, pid: int) -> bool:
+    """Whether the host's end leads to that namespace's eth0, and that has its address and a way out."""
+    with entered(pid), _netlink(f"look at {names.POD_INTERFACE} of {port.ip}") as inside:
+        link = _link(inside, names.POD_INTERFACE)
+        if link is None or link["index"] != found.get("link") or link.get("address") != names.pod_mac(port.ip):
+            return False
+        wanted = IPv4Interface((port.ip, bridge.address.network.prefixlen))
+        gateways = [route.get("gateway") for route in inside.get_routes(family=2) if route["dst_len"] == 0]
+        return _is_up(link) and wanted in _addresses(inside, link["index"]) and str(bridge.address.ip) in gateways
+
+
+def _join_bridge(netlink: Any, name: str, bridge: BridgeSpec) -> None:
+    index = _index(netlink, name)
+    netlink.link("set", index=index, master=_index(netlink, bridge.name), mtu=bridge.mtu, state="up")
+    netlink.brport("set", index=index, mode=1)  # hairpin
+
+
+def _delete(netlink: Any, name: str) -> None:
+    link = _link(netlink, name)
+    if link is None:
+        return
+    try:
+        netlink.link("del", index=link["index"])
+    except NetlinkError as error:
+        if error.code != errno.ENODEV:
+            raise
+
+
+def _link(netlink: Any, name: str) -> Any | None:
+    try:
+        return netlink.link("get", ifname=name)[0]
+    except NetlinkError as error:
+        if error.code == errno.ENODEV:
+            return None
+        raise
+
+
+def _index(netlink: Any, name: str) -> int:
+    link = _link(netlink, name)
+    if link is None:
+        raise NetworkError(f"there is no interface {name}")
+    index: int = link["index"]
+    return index
+
+
+def _addresses(netlink: Any, index: int) -> frozenset[IPv4Interface]:
+    return frozenset(IPv4Interface((message.get("address"), message["prefixlen"]))
+                     for message in netlink.get_addr(family=2, index=index))
+
+
+def _is_up(link: Any) -> bool:
+    return bool(link["flags"] & _IFF_UP)
+
+
+def _hairpin(link: Any) -> bool:
+    data = (link.get("linkinfo") or {}).get("info_slave_data")
+    return bool(data and data.get("mode"))
+
+
+@contextlib.contextmanager
+def _already_there() -> Iterator[None]:
+    try:
+        yield
+    except NetlinkError as error:
+        if error.code != errno.EEXIST:
+            raise
