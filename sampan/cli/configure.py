@@ -1,0 +1,54 @@
+"""What `sampan up` writes: the configuration files of master and agent, and the names that the server goes by."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sampan.cli.paths import Paths
+from sampan.pki.files import write_atomically
+
+Tree = dict[str, Any]
+HEADER = "# Written by `sampan up`; your changes stay. All keys: {program} --help\n"
+
+
+def server_names(node: str, address: str, service_ip: str) -> list[str]:
+    """Everything that clients may call the API server."""
+    return [node, "localhost", "127.0.0.1", address, service_ip, "kubernetes", "kubernetes.default",
+            "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"]
+
+
+def write_once(path: Path, settings: Tree, program: str) -> bool:
+    """Write a configuration file where there is none; tells whether it did."""
+    if path.exists():
+        return False
+    text = HEADER.format(program=program) + yaml.safe_dump(settings, sort_keys=False)
+    write_atomically(path, text.encode(), 0o600)
+    return True
+
+
+def read(path: Path) -> Tree:
+    """A configuration file's settings."""
+    loaded = yaml.safe_load(path.read_text("utf-8"))
+    return loaded if isinstance(loaded, dict) else {}
+
+
+def default_address() -> str:
+    """The address of the default route, or loopback on a host without one."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing: only asks which source address would be used
+            return str(probe.getsockname()[0])
+        except OSError:
+            return "127.0.0.1"
+
+
+def kubeconfig_current(paths: Paths, content: bytes) -> bool:
+    """Write the administrator's kubeconfig where it is missing or another; tells whether it was written."""
+    if paths.kubeconfig.exists() and paths.kubeconfig.read_bytes() == content:
+        return False
+    write_atomically(paths.kubeconfig, content, 0o600)
+    return True

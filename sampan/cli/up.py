@@ -1,0 +1,194 @@
+"""`sampan up` and `sampan down`: a one-node cluster on this host."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import socket
+import subprocess
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from sampan.api.errors import ApiError
+from sampan.api.resources import NODES, SECRETS
+from sampan.cli import configure, objects
+from sampan.cli.paths import Paths, program
+from sampan.cli.progress import CommandError, Progress
+from sampan.cli.units import Name, Units
+from sampan.pki import ca, kubeconfig
+from sampan.pki.files import write_atomically
+from sampan.pki.tokens import BootstrapToken
+
+READY_SECONDS = 60.0
+TOKEN_LIFETIME = timedelta(hours=1)
+PROBE_SECONDS = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class UpOptions:
+    """What the user may choose when the cluster is first made; later the configuration files count."""
+
+    node_name: str = ""
+    node_ip: str = ""
+    docker_host: str = "unix:///var/run/docker.sock"
+    secure_port: int = 6443
+    node_port: int = 6444
+    pod_cidr: str = "10.244.0.0/16"
+    service_cidr: str = "10.96.0.0/12"
+    cgroup_root: str = ""
+
+
+async def up(options: UpOptions, paths: Paths, units: Units, progress: Progress) -> None:
+    """Bring the cluster up, step by step; each step finds out first whether there is something to do."""
+    with progress.step("Docker Engine") as outcome:
+        await ping_docker(options.docker_host)
+        outcome.unchanged("answers")
+    with progress.step("Configuration") as outcome:
+        if not write_configuration(options, paths):
+            outcome.unchanged(f"in {paths.config}")
+    master = configure.read(paths.master_config)
+    agent = configure.read(paths.agent_config)
+    with progress.step("Master") as outcome:
+        started = units.start("master", ["--config", str(paths.master_config)])
+        await wait_for_master(paths, units, int(master["secure-port"]))
+        if not started:
+            outcome.unchanged("is running")
+    with progress.step("Kubeconfig") as outcome:
+        server = f"https://{master['advertise-address']}:{master['secure-port']}"
+        if not configure.kubeconfig_current(paths, admin_kubeconfig(paths, server)):
+            outcome.unchanged(str(paths.kubeconfig))
+    with progress.step("Agent") as outcome:
+        if not (Path(agent["cert-dir"]) / "node.crt").exists():
+            await make_token(paths)
+        started = units.start("agent", ["--config", str(paths.agent_config)])
+        await wait_for_node(paths, units, str(agent["node-name"]))
+        paths.bootstrap_token.unlink(missing_ok=True)
+        if not started:
+            outcome.unchanged("is running")
+        else:
+            outcome.text = f"node {agent['node-name']} is Ready"
+
+
+def write_configuration(options: UpOptions, paths: Paths) -> bool:
+    """The two configuration files, where there are none yet."""
+    address = options.node_ip or configure.default_address()
+    name = (options.node_name or socket.gethostname()).lower()
+    master = {
+        "data-dir": str(paths.data / "master"), "pki-dir": str(paths.pki), "advertise-address": address,
+        "secure-port": options.secure_port, "node-port-grpc": options.node_port,
+        "pod-cidr": options.pod_cidr, "service-cidr": options.service_cidr,
+    }
+    agent = {
+        "node-name": name, "node-ip": address, "server": f"https://{address}:{options.secure_port}",
+        "node-server": f"{address}:{options.node_port}", "docker-host": options.docker_host,
+        "root-dir": str(paths.data / "agent"), "run-dir": str(paths.run), "cert-dir": str(paths.data / "agent/pki"),
+        "bootstrap-token-file": str(paths.bootstrap_token), "pod-cidr": options.pod_cidr,
+    }
+    if options.cgroup_root:
+        agent["cgroup-root"] = options.cgroup_root
+    wrote = configure.write_once(paths.master_config, master, "sampan-master")
+    return configure.write_once(paths.agent_config, agent, "sampan-agent") or wrote
+
+
+async def ping_docker(host: str) -> None:
+    """See that the engine answers; CommandError with what to do else."""
+    if not host.startswith("unix://"):
+        return  # a remote engine is the agent's affair
+    path = host.removeprefix("unix://")
+    try:
+        async with asyncio.timeout(10):
+            reader, writer = await asyncio.open_unix_connection(path)
+            writer.write(b"GET /_ping HTTP/1.0\r\nHost: docker\r\n\r\n")
+            answer = await reader.read()
+            writer.close()
+    except (OSError, TimeoutError) as error:
+        raise CommandError(f"Docker does not answer at {path}", "install and start it: systemctl start docker") \
+            from error
+    if b"200 OK" not in answer:
+        raise CommandError(f"Docker at {path} answers: {answer.decode('latin-1').strip()[:200]}",
+                           "see: docker version")
+
+
+async def wait_for_master(paths: Paths, units: Units, port: int) -> None:
+    """Return when the API server says it is ready."""
+    deadline = time.monotonic() + READY_SECONDS
+    while time.monotonic() < deadline:
+        if (paths.pki / "ca.crt").exists() and (paths.pki / "admin.crt").exists():
+            content = admin_kubeconfig(paths, f"https://127.0.0.1:{port}")
+            configuration = paths.run / "up.kubeconfig"
+            write_atomically(configuration, content)
+            try:
+                async with objects.connect(configuration) as client:
+                    await client.request("GET", "/readyz")
+                return
+            except ApiError:
+                pass  # not yet: the deadline decides
+            finally:
+                configuration.unlink(missing_ok=True)
+        await asyncio.sleep(PROBE_SECONDS)
+    raise CommandError(f"the master is not ready after {READY_SECONDS:g} s", f"see: {units.log_hint('master')}")
+
+
+def admin_kubeconfig(paths: Paths, server: str) -> bytes:
+    """The administrator's kubeconfig for a server address."""
+    return kubeconfig.render(server, *((paths.pki / name).read_bytes() for name in ("ca.crt", "admin.crt",
+                                                                                    "admin.key")))
+
+
+async def make_token(paths: Paths) -> None:
+    """A short-lived bootstrap token for this host's agent, with the CA's hash beside it."""
+    token = BootstrapToken.new()
+    async with objects.connect(paths.kubeconfig) as client:
+        await client.create(SECRETS, token.to_secret(datetime.now(UTC) + TOKEN_LIFETIME, "made by sampan up"))
+    digest = ca.public_key_hash((paths.pki / "ca.crt").read_bytes())
+    write_atomically(paths.bootstrap_token, f"{token} {digest}\n".encode())
+
+
+async def wait_for_node(paths: Paths, units: Units, name: str) -> None:
+    """Return when the node is Ready."""
+    deadline = time.monotonic() + READY_SECONDS
+    async with objects.connect(paths.kubeconfig) as client:
+        while time.monotonic() < deadline:
+            found = await client.list(NODES, field_selector=f"metadata.name={name}")
+            if any(objects.is_ready(NODES, node) for node in found.items):
+                return
+            async for event in client.watch(NODES, revision=found.revision, timeout_seconds=5,
+                                            field_selector=f"metadata.name={name}"):
+                if event.object is not None and objects.is_ready(NODES, event.object):
+                    return
+    raise CommandError(f"node {name} is not Ready after {READY_SECONDS:g} s", f"see: {units.log_hint('agent')}")
+
+
+def down(paths: Paths, units: Units, progress: Progress, *, purge: bool) -> None:
+    """Stop everything and remove containers, bridge and rules; with `purge` the state and configuration too."""
+    names: tuple[Name, ...] = ("agent", "master")
+    for name in names:
+        with progress.step(f"Stop the {name}") as outcome:
+            if not units.stop(name):
+                outcome.unchanged("was not running")
+    if paths.agent_config.exists():
+        with progress.step("Remove containers, network and volumes"):
+            clean_up(paths)
+    if not purge:
+        progress.say(f"State and configuration are kept in {paths.data} and {paths.config}; --purge removes them.")
+        return
+    with progress.step("Remove state and configuration") as outcome:
+        present = [path for path in (paths.config, paths.data, paths.run, paths.log) if path.exists()]
+        for path in present:
+            shutil.rmtree(path)
+        if not present:
+            outcome.unchanged()
+
+
+def clean_up(paths: Paths) -> None:
+    """Have the agent take away everything of its pods."""
+    command = [program("sampan-agent"), "cleanup", "--config", str(paths.agent_config)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise CommandError("removing the containers takes too long", "see: docker ps -a") from error
+    if done.returncode != 0:
+        raise CommandError(f"sampan-agent cleanup: {(done.stderr or done.stdout).strip()[-2000:]}",
+                           "is Docker running? see: docker ps -a")
