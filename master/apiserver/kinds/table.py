@@ -2,35 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 from master.apiserver.kinds.allocator import ClusterIPs, NodePorts
-from master.apiserver.strategy import Column, Strategy, TablePrinter, Tree
+from master.apiserver.kinds.apps import ControllerRevisionStrategy, DeploymentStrategy, ReplicaSetStrategy
+from master.apiserver.kinds.certificates import CertificateSigningRequestStrategy
+from master.apiserver.kinds.coordination import LeaseStrategy
+from master.apiserver.kinds.core_config import ConfigMapStrategy, SecretStrategy, ServiceAccountStrategy
+from master.apiserver.kinds.core_event import EventStrategy
+from master.apiserver.kinds.core_namespace import NamespaceStrategy
+from master.apiserver.kinds.core_node import NodeStrategy
+from master.apiserver.kinds.core_pod import PodStrategy
+from master.apiserver.kinds.core_service import ServiceStrategy
+from master.apiserver.kinds.endpoints import EndpointSliceStrategy, EndpointsStrategy
+from master.apiserver.kinds.print_tables import DEFAULT_PRINTER, TABLES
+from master.apiserver.strategy import Strategy, TablePrinter
+
+__all__ = ["DEFAULT_PRINTER", "Key", "printers", "strategies"]
 
 Key = tuple[str, str]
 """Group and plural, as in `Resource.key`."""
 
 
-class DefaultPrinter:
-    """Name and time of creation: the columns of a kind without its own."""
-
-    columns: Sequence[Column] = (Column("Name", format="name"), Column("Created At", type="date"))
-
-    def cells(self, obj: Tree) -> list[Any]:
-        """The two."""
-        metadata = obj.get("metadata") or {}
-        return [metadata.get("name", ""), metadata.get("creationTimestamp", "")]
-
-
-DEFAULT_PRINTER: TablePrinter = DefaultPrinter()
-
-
 def strategies(cluster_ips: ClusterIPs, node_ports: NodePorts) -> dict[Key, Strategy]:
     """The strategy of each kind; Services draw from the two pools."""
-    return {}
+    return {
+        ("", "namespaces"): NamespaceStrategy(),
+        ("", "nodes"): NodeStrategy(),
+        ("", "pods"): PodStrategy(),
+        ("", "services"): ServiceStrategy(cluster_ips, node_ports),
+        ("", "endpoints"): EndpointsStrategy(),
+        ("", "configmaps"): ConfigMapStrategy(),
+        ("", "secrets"): SecretStrategy(),
+        ("", "serviceaccounts"): ServiceAccountStrategy(),
+        ("", "events"): EventStrategy(),
+        ("coordination.k8s.io", "leases"): LeaseStrategy(),
+        ("apps", "deployments"): DeploymentStrategy(),
+        ("apps", "replicasets"): ReplicaSetStrategy(),
+        ("apps", "controllerrevisions"): ControllerRevisionStrategy(),
+        ("discovery.k8s.io", "endpointslices"): EndpointSliceStrategy(),
+        ("certificates.k8s.io", "certificatesigningrequests"): CertificateSigningRequestStrategy(),
+    }
 
 
 def printers() -> dict[Key, TablePrinter]:
     """The table columns of each kind; `DEFAULT_PRINTER` serves the others."""
-    return {}
+    return dict(TABLES)
