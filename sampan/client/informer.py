@@ -41,6 +41,13 @@ def revision_number(revision: str) -> int:
     return int(revision) if revision.isdecimal() else 0
 
 
+def either(old: T | None, new: T | None) -> T:
+    """The newest state that a handler was given."""
+    obj = new if new is not None else old
+    assert obj is not None, "a handler gets at least one of the two"
+    return obj
+
+
 class Informer(Generic[T]):
     """The objects of one resource, perhaps only those of a namespace or selector."""
 

@@ -120,7 +120,7 @@ async def test_failures_are_spaced_out() -> None:
     clock = FakeClock()
     client = FakeClient(clock)
 
-    def refuse(call: Call) -> None:
+    def refuse(_: Call) -> None:
         raise errors.unavailable("down")
 
     client.on_call = refuse
@@ -155,7 +155,7 @@ async def test_a_faulty_handler_keeps_nobody_else_from_hearing(caplog: pytest.Lo
     client = FakeClient(clock)
     informer, seen = Informer(client, CONFIGMAPS, clock), Seen()
 
-    def faulty(old: object, new: object) -> None:
+    def faulty(_: object, __: object) -> None:
         raise RuntimeError("a fault")
 
     informer.add_handler(faulty)
