@@ -7,7 +7,7 @@ import logging
 import random
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -27,8 +27,6 @@ from sampan.pb.node_pb2 import AgentMessage, Change, MasterMessage
 from sampan.pki import ca
 
 log = logging.getLogger(__name__)
-
-E = TypeVar("E", bound=BaseException)
 
 WELCOME_TIMEOUT = 30.0
 """Seconds from dialling to the master's Welcome."""
@@ -112,11 +110,8 @@ class Link:
             stub = node_pb2_grpc.NodeServiceStub(channel)
             try:
                 await _Connection(self, stub, self._streams).run()
-            except* grpc.aio.AioRpcError as errors:
-                raise _disconnected(_first(errors)) from None
-            except* Disconnected as errors:
-                raise _first(errors) from None
-        raise Disconnected("the master ended the connection")
+            except (ExceptionGroup, grpc.aio.AioRpcError) as error:
+                raise _disconnected(error) from None
 
     def _credentials(self) -> grpc.ChannelCredentials:
         try:
@@ -204,10 +199,10 @@ class _Connection:
 
     @staticmethod
     async def _write(call: Any, message: AgentMessage) -> bool:
-        """False where the call has ended: why, its reader tells."""
+        """False where the call has ended: why, reading from it tells, while writing may give just "internal error"."""
         try:
             await call.write(message)
-        except asyncio.InvalidStateError:
+        except (asyncio.InvalidStateError, grpc.aio.AioRpcError):
             return False
         return True
 
@@ -241,16 +236,13 @@ def _held(view: View) -> Iterator[node_pb2.Held]:
         yield node_pb2.Held(objects=items[start:start + _HELD_BATCH], last=last)
 
 
-def _disconnected(error: grpc.aio.AioRpcError) -> Disconnected:
-    return Disconnected(error.details() or error.code().name, refused=error.code() in _REFUSALS)
-
-
-def _first(group: BaseExceptionGroup[E]) -> E:
-    """The first of the exceptions in a group, however nested."""
-    found: BaseExceptionGroup[E] | E = group
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    return found
+def _disconnected(error: Exception) -> Exception:
+    """What ended a connection, in our words; a fault of ours stays what it is."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, grpc.aio.AioRpcError):
+        return Disconnected(error.details() or error.code().name, refused=error.code() in _REFUSALS)
+    return error
 
 
 def _renewal(certificate: bytes) -> datetime:

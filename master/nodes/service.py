@@ -30,8 +30,6 @@ R = TypeVar("R")
 _RESOURCES: dict[tuple[str, str], Resource[Any]] = {resource.key: resource for resource in WATCHED}
 _CODES = {400: grpc.StatusCode.FAILED_PRECONDITION, 403: grpc.StatusCode.PERMISSION_DENIED,
           404: grpc.StatusCode.NOT_FOUND, 409: grpc.StatusCode.ABORTED}
-_START_TIMEOUT = 20.0
-_STOP_GRACE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +76,10 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
         self.started.set()
         log.info("listening for agents on %s", self._address)
         try:
-            await server.wait_for_termination()
+            await asyncio.Event().wait()  # not the server's own wait: cancelling that spoils its shutdown
         finally:
             self.started.clear()
-            await server.stop(_STOP_GRACE)
+            await server.stop(None)  # streams never end by themselves, and agents repeat what was not acknowledged
 
     async def open(self, node: str, request: node_pb2.Open) -> NodeStream:
         """Ask a node for a session (`StreamOpener`)."""

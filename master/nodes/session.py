@@ -57,8 +57,8 @@ class Session:
                 await self._read()
                 for task in tasks:
                     task.cancel()
-        except* Refused as refusals:
-            raise _first(refusals) from None
+        except ExceptionGroup as errors:
+            raise innermost(errors) from None
         finally:
             self._world.unlisten(self.who.node, listener)
 
@@ -170,12 +170,8 @@ class Session:
         self._say(MasterMessage(ack=node_pb2.Ack(sequence=report.sequence, code=code, message=text)))
 
 
-def _first(group: BaseExceptionGroup[Refused]) -> Refused:
-    """The first of the exceptions in a group, however nested."""
-    found: BaseException = group
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    assert isinstance(found, Refused)
-    return found
-
-
+def innermost(error: Exception) -> Exception:
+    """The first of the exceptions in a group, however nested: what ended the others."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
