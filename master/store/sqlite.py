@@ -188,18 +188,18 @@ class _Database:
             self.compacted = revision
 
     def compaction_done(self) -> bool:
-        """Whether all superfluous rows are gone."""
-        return self._swept >= self.compacted
+        """Whether all superfluous rows are gone, and their room is given back."""
+        return self._swept >= self.compacted and self._vacuum_down_to is None
 
     def upkeep(self, *, idle: bool) -> bool:
         """A few milliseconds of checkpoint, compaction or vacuum."""
         if self._wal_bytes() > max(WAL_WHEN_IDLE if idle else WAL_ALWAYS, self._checkpoint_from):
             self._checkpoint()
-        if not self.compaction_done():
+        if self._swept < self.compacted:
             self._sweep()
         elif self._vacuum_down_to is not None:
-            self._vacuum()
-        return not self.compaction_done() or self._vacuum_down_to is not None
+            self._vacuum(self._vacuum_down_to)
+        return not self.compaction_done()
 
     def _checkpoint(self) -> None:
         with _translated(self._path):
@@ -224,7 +224,7 @@ class _Database:
                     break
             self._set_meta("swept", swept)
         self._swept = swept
-        if self.compaction_done():
+        if swept >= self.compacted:
             self._plan_vacuum()
 
     def _plan_vacuum(self) -> None:
@@ -236,11 +236,13 @@ class _Database:
         worth = max(VACUUM_FROM, pages // 4)
         self._vacuum_down_to = worth // 2 if free > worth else None
 
-    def _vacuum(self) -> None:
+    def _vacuum(self, down_to: int) -> None:
+        run = self._connection.execute
         with _translated(self._path):
-            self._connection.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
-            (free,) = self._connection.execute("PRAGMA freelist_count").fetchone()
-        if self._vacuum_down_to is None or free <= self._vacuum_down_to:
+            (before,) = run("PRAGMA freelist_count").fetchone()
+            run(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
+            (free,) = run("PRAGMA freelist_count").fetchone()
+        if free <= down_to or free >= before:
             self._vacuum_down_to = None
 
     def _wal_bytes(self) -> int:
