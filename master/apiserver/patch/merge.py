@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
+from master.apiserver.patch.copying import copy_tree
+
 Tree = dict[str, Any]
 
 
 def apply_merge_patch(tree: Tree, patch: Tree) -> Tree:
     """The patched copy. Nulls inside values that the object did not have are dropped, as the RFC says."""
-    return _merge(tree, patch)
+    result = copy_tree(tree)
+    _merge(result, copy_tree(patch))
+    return result
 
 
-def _merge(target: Any, patch: Any) -> Any:
-    if not isinstance(patch, dict):
-        return patch
-    result = dict(target) if isinstance(target, dict) else {}
+def _merge(target: Tree, patch: Tree) -> None:
     for key, value in patch.items():
         if value is None:
-            result.pop(key, None)
+            target.pop(key, None)
+        elif isinstance(value, dict):
+            inner = target.get(key)
+            if not isinstance(inner, dict):
+                inner = target[key] = {}
+            _merge(inner, value)
         else:
-            result[key] = _merge(result.get(key), value)
-    return result
+            target[key] = value
