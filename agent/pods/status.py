@@ -159,15 +159,15 @@ def _state(at: Situation, container: core_v1.Container, latest: Attempt, *, init
     if latest.state != "exited":
         return core_v1.ContainerState(waiting=core_v1.ContainerStateWaiting(reason=_pending_reason(at)))
     if not stopping(at.desired, at.observed) and _comes_again(at, container, latest, init=init):
-        if failure := _failure(at, container.name):
-            return core_v1.ContainerState(
-                waiting=core_v1.ContainerStateWaiting(reason=failure.reason, message=failure.message))
         due = restart_at(latest, container_hash(container))
         if due and due > at.now:
             message = (f"back-off {duration(latest.backoff)} restarting failed container={container.name} "
                        f"pod={pod_text(at.desired.pod)}")
             return core_v1.ContainerState(
                 waiting=core_v1.ContainerStateWaiting(reason="CrashLoopBackOff", message=message))
+        if failure := _failure(at, container.name):
+            return core_v1.ContainerState(
+                waiting=core_v1.ContainerStateWaiting(reason=failure.reason, message=failure.message))
     return core_v1.ContainerState(terminated=_terminated(at, latest))
 
 

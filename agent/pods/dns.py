@@ -1,0 +1,104 @@
+"""A pod's resolv.conf (dnsPolicy, dnsConfig), and the node's own where systemd-resolved hides it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sampan.api.types import core_v1
+
+RESOLVED_STUB = "127.0.0.53"
+RESOLVED_FILE = "/run/systemd/resolve/resolv.conf"
+MAX_NAMESERVERS = 3
+MAX_SEARCHES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Resolver:
+    """The content of a resolv.conf."""
+
+    nameservers: Sequence[str] = ()
+    searches: Sequence[str] = ()
+    options: Sequence[str] = ()
+
+    def __str__(self) -> str:
+        lines = []
+        if self.searches:
+            lines.append("search " + " ".join(self.searches))
+        lines += [f"nameserver {server}" for server in self.nameservers]
+        if self.options:
+            lines.append("options " + " ".join(self.options))
+        return "".join(f"{line}\n" for line in lines)
+
+
+@dataclass(frozen=True, slots=True)
+class DnsConfig:
+    """How pods resolve names: the cluster's servers and domain ("" and empty for none), and the node's resolver."""
+
+    cluster_servers: Sequence[str] = ()
+    cluster_domain: str = "cluster.local"
+    node: Callable[[], Resolver] = Resolver
+
+
+def parse(text: str) -> Resolver:
+    """Read a resolv.conf; unknown lines are left out."""
+    servers: list[str] = []
+    searches: list[str] = []
+    options: list[str] = []
+    for line in text.splitlines():
+        words = line.split("#")[0].split(";")[0].split()
+        match words:
+            case ["nameserver", server, *_]:
+                servers.append(server)
+            case ["search" | "domain", *names]:
+                searches = [name for name in names if name]
+            case ["options", *values]:
+                options = values
+            case _:
+                continue
+    return Resolver(servers, searches, options)
+
+
+def node_resolver(path: str = "/etc/resolv.conf", behind: str = RESOLVED_FILE) -> Resolver:
+    """The node's resolver. Where it is systemd-resolved's stub, which a pod cannot reach, the file behind it."""
+    resolver = _read(path)
+    if RESOLVED_STUB in resolver.nameservers:
+        real = _read(behind)
+        return real if real.nameservers else resolver
+    return resolver
+
+
+def pod_resolver(pod: core_v1.Pod, dns: DnsConfig) -> Resolver:
+    """What a pod gets. ClusterFirst without a cluster DNS falls back to the node's resolver."""
+    policy = pod.spec.dns_policy or "ClusterFirst"
+    cluster = policy == "ClusterFirstWithHostNet" or (policy == "ClusterFirst" and not pod.spec.host_network)
+    node = dns.node()
+    if policy == "None":
+        base = Resolver()
+    elif cluster and dns.cluster_servers:
+        domain = dns.cluster_domain
+        own = [f"{pod.metadata.namespace}.svc.{domain}", f"svc.{domain}", domain]
+        base = Resolver(list(dns.cluster_servers), [*own, *node.searches], ["ndots:5"])
+    else:
+        base = node
+    return _with_config(base, pod.spec.dns_config)
+
+
+def _with_config(base: Resolver, config: core_v1.PodDNSConfig | None) -> Resolver:
+    """The pod's dnsConfig adds servers and searches, and its options replace those of the same name."""
+    if config is None:
+        return Resolver(base.nameservers[:MAX_NAMESERVERS], base.searches[:MAX_SEARCHES], base.options)
+    added = {option.name or "": f"{option.name}:{option.value}" if option.value else option.name or ""
+             for option in config.options}
+    kept = [option for option in base.options if option.partition(":")[0] not in added]
+    servers = list(dict.fromkeys([*base.nameservers, *config.nameservers]))
+    searches = list(dict.fromkeys([*base.searches, *config.searches]))
+    return Resolver(servers[:MAX_NAMESERVERS], searches[:MAX_SEARCHES], [*kept, *added.values()])
+
+
+def _read(path: str) -> Resolver:
+    try:
+        return parse(Path(path).read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return Resolver()

@@ -1,0 +1,104 @@
+"""What a worker remembers between steps: the cache of its containers, and what only this process can know.
+
+Nothing here has to survive: after a restart the containers are read from the engine, the network connected again (which
+changes nothing), volumes and cgroup found on disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from datetime import datetime
+
+from agent.engine.protocol import Container, EngineEvent
+from agent.pods.backoff import fail
+from agent.pods.model import Connection, Failure, Health, Observed, sorted_attempts
+from agent.volumes.protocol import PreparedVolume
+
+_WATCHED = ("start", "die", "oom", "destroy", "pause", "unpause")
+
+
+class Memory:
+    """Mutable on purpose, and only touched by its worker and that worker's actions."""
+
+    def __init__(self) -> None:
+        self._containers: dict[str, tuple[Container, datetime]] = {}
+        self.connections: dict[str, Connection] = {}
+        self.detached: set[str] = set()
+        self.volumes: dict[str, PreparedVolume] | None = None
+        self.volumes_exist = False
+        self.cgroup_ready = False
+        self.cgroup_exists = False
+        self.images: set[str] = set()
+        self.health: dict[str, Health] = {}
+        self.starting: set[str] = set()
+        self.hook_failed: set[str] = set()
+        self.killing: dict[str, datetime] = {}
+        self.failures: dict[str, Failure] = {}
+        self.messages: dict[str, str] = {}
+        self.image_ids: dict[str, str] = {}
+        self.final_reported = False
+        self.stale = False
+        self.suspect: set[str] = set()
+        self.told: set[str] = set()
+
+    def see(self, container: Container, as_of: datetime) -> None:
+        """Remember a container as the engine told it; `as_of` is when it was asked."""
+        known = self._containers.get(container.id)
+        if known is None or known[1] <= as_of:
+            self._containers[container.id] = (container, as_of)
+
+    def see_all(self, containers: Iterable[Container], as_of: datetime) -> None:
+        """Remember a complete list: what is not in it and was known before is gone."""
+        present = set()
+        for container in containers:
+            present.add(container.id)
+            self.see(container, as_of)
+        for container_id, (_, seen) in list(self._containers.items()):
+            if container_id not in present and seen < as_of:
+                self.lose(container_id)
+
+    def lose(self, container_id: str) -> None:
+        """The container does not exist any more."""
+        self._containers.pop(container_id, None)
+        for table in (self.connections, self.health, self.killing, self.messages):
+            table.pop(container_id, None)
+        for names in (self.detached, self.starting, self.hook_failed, self.suspect, self.told):
+            names.discard(container_id)
+
+    def hear(self, event: EngineEvent) -> bool:
+        """Take an event in; True where it says something new, so that the container must be looked at."""
+        if event.action not in _WATCHED:
+            return False
+        if event.action == "destroy":
+            self.lose(event.container_id)
+            return True
+        known = self._containers.get(event.container_id)
+        if known and event.time < known[1]:
+            return False
+        self.suspect.add(event.container_id)
+        return True
+
+    def container(self, container_id: str) -> Container | None:
+        """A container as last seen."""
+        known = self._containers.get(container_id)
+        return known[0] if known else None
+
+    def containers(self) -> list[Container]:
+        """All, as last seen."""
+        return [container for container, _ in self._containers.values()]
+
+    def failed(self, key: str, now: datetime, reason: str, message: str, *, initial: float, maximum: float) -> None:
+        """A step did not succeed."""
+        self.failures[key] = fail(self.failures.get(key), now, reason, message, initial=initial, maximum=maximum)
+
+    def observed(self, busy: Collection[str]) -> Observed:
+        """All of it as a value."""
+        sandboxes, containers = sorted_attempts(self.containers())
+        return Observed(
+            sandboxes=sandboxes, containers=containers, connections=dict(self.connections),
+            detached=frozenset(self.detached), volumes_ready=self.volumes is not None,
+            volumes_exist=self.volumes_exist, cgroup_ready=self.cgroup_ready, cgroup_exists=self.cgroup_exists,
+            images=frozenset(self.images), health=dict(self.health), starting=frozenset(self.starting),
+            hook_failed=frozenset(self.hook_failed), busy=frozenset(busy), killing=dict(self.killing),
+            failures=dict(self.failures), messages=dict(self.messages), image_ids=dict(self.image_ids),
+            final_reported=self.final_reported)

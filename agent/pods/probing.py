@@ -1,0 +1,122 @@
+"""When probes run and what their answers mean: a pure count of answers, and one task per probe of a running container.
+
+Upstream's rules: until the startup probe has succeeded, the others do not run; a failed liveness or startup probe is
+told once and then rests until the next container; readiness goes on for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from agent.pods.model import Health
+from agent.probes.protocol import Outcome, Prober, ProbeTarget
+from sampan.api.types import core_v1
+from sampan.loop.clock import Clock
+
+Kind = Literal["startup", "liveness", "readiness"]
+_TITLES: dict[Kind, str] = {"startup": "Startup", "liveness": "Liveness", "readiness": "Readiness"}
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeState:
+    """The verdict so far (None before the first), and how often in a row the newest answer has come."""
+
+    verdict: bool | None
+    answer: Outcome = "unknown"
+    streak: int = 0
+
+
+def advance(state: ProbeState, answer: Outcome, probe: core_v1.Probe) -> ProbeState:
+    """Count an answer; the verdict changes after successThreshold or failureThreshold of them in a row."""
+    if answer == "unknown":
+        return state
+    streak = state.streak + 1 if answer == state.answer else 1
+    needed = (probe.success_threshold or 1) if answer == "success" else (probe.failure_threshold or 3)
+    verdict = (answer == "success") if streak >= needed else state.verdict
+    return ProbeState(verdict, answer, streak)
+
+
+def first_delay(probe: core_v1.Probe, started_at: datetime | None, now: datetime) -> float:
+    """Seconds until the first run: initialDelaySeconds count from the container's start."""
+    passed = (now - started_at).total_seconds() if started_at else 0.0
+    return max(0.0, (probe.initial_delay_seconds or 0) - passed)
+
+
+def initial_health(container: core_v1.Container) -> Health:
+    """What holds before any probe has answered: alive, not yet started or ready where a probe has to say so."""
+    return Health(alive=True, started=None if container.startup_probe else True,
+                  ready=container.readiness_probe is None)
+
+
+class ContainerProbes:
+    """The probes of one running container. `changed` is called with each new Health, `unhealthy` with event texts."""
+
+    def __init__(self, target: ProbeTarget, prober: Prober, clock: Clock, started_at: datetime | None,
+                 changed: Callable[[Health], None], unhealthy: Callable[[str], None],
+                 known: Health | None = None) -> None:
+        """`known` is what an earlier agent reported of this very container: it holds until a probe says otherwise."""
+        self._target = target
+        self._prober = prober
+        self._clock = clock
+        self._started_at = started_at
+        self._changed = changed
+        self._unhealthy = unhealthy
+        self.health = known or initial_health(target.container)
+
+    @property
+    def needed(self) -> bool:
+        """Whether the container has any probe."""
+        container = self._target.container
+        return bool(container.startup_probe or container.liveness_probe or container.readiness_probe)
+
+    async def run(self) -> None:
+        """Until cancelled, or nothing is left to ask."""
+        container = self._target.container
+        if container.startup_probe and self.health.started is not True:
+            verdict = await self._ask("startup", container.startup_probe, stop_at=(True, False))
+            if not verdict:
+                return
+        async with asyncio.TaskGroup() as group:
+            if container.liveness_probe:
+                group.create_task(self._ended(self._ask("liveness", container.liveness_probe, stop_at=(False,))))
+            if container.readiness_probe:
+                group.create_task(self._ended(self._ask("readiness", container.readiness_probe, stop_at=())))
+
+    @staticmethod
+    async def _ended(asking: Awaitable[bool]) -> None:
+        await asking
+
+    async def _ask(self, kind: Kind, probe: core_v1.Probe, stop_at: tuple[bool, ...]) -> bool:
+        """Ask again and again, until the verdict is one of `stop_at`."""
+        state = ProbeState(self._verdict(kind))
+        await self._clock.sleep(first_delay(probe, self._started_at, self._clock.now()))
+        while True:
+            result = await self._prober.probe(self._target, probe)
+            if result.outcome == "failure":
+                self._unhealthy(f"{_TITLES[kind]} probe failed: {result.message}")
+            elif result.outcome == "unknown":
+                self._unhealthy(f"{_TITLES[kind]} probe errored: {result.message}")
+            state = advance(state, result.outcome, probe)
+            if state.verdict is not None:
+                self._set(kind, state.verdict)
+                if state.verdict in stop_at:
+                    return state.verdict
+            await self._clock.sleep(probe.period_seconds or 10)
+
+    def _verdict(self, kind: Kind) -> bool | None:
+        if kind == "startup":
+            return None
+        return self.health.alive if kind == "liveness" else self.health.ready
+
+    def _set(self, kind: Kind, verdict: bool) -> None:
+        old = self.health
+        health = Health(alive=verdict if kind == "liveness" else old.alive,
+                        started=verdict if kind == "startup" else old.started,
+                        ready=verdict if kind == "readiness" else old.ready)
+        if health != old:
+            self.health = health
+            self._changed(health)
