@@ -13,7 +13,7 @@ import grpc.aio
 
 from master.nodes.identity import Identities, NodeIdentity, Refused, Signer, read_certificate
 from master.nodes.reports import NodeReports
-from master.nodes.session import Session
+from master.nodes.session import GREETING_TIMEOUT, Greeting, Session
 from master.nodes.streams import NodeStream, NodeStreams
 from master.nodes.world import WATCHED, World
 from sampan.api.errors import ApiError
@@ -119,9 +119,12 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
         return await _answer(context, self._renew(request, context))
 
     async def _sync(self, context: Any) -> None:
+        async with asyncio.timeout(GREETING_TIMEOUT):
+            greeting = await Greeting.read(context)
         who = _identify(context)
+        greeting.require_known_version()
         exists = await self._identities.admit(who)
-        session = Session(who, context, self._world, self._reports, self._fetch, exists=exists)
+        session = Session(who, context, greeting, self._world, self._reports, self._fetch, exists=exists)
         before = self._sessions.get(who.node)
         if before is not None:
             before.end(Refused(409, f'another agent has connected as node "{who.node}"'))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from dataclasses import dataclass
 from typing import Any
 
 from master.nodes.feed import Feed, Fetch, Version
@@ -26,13 +27,55 @@ _PARALLEL_REPORTS = 32
 _REMEMBERED_PODS = 2000
 
 
+@dataclass(frozen=True, slots=True)
+class Greeting:
+    """What an agent says first."""
+
+    version: int
+    software: str
+    held: dict[Key, Version]
+
+    @classmethod
+    async def read(cls, context: Any) -> Greeting:
+        """Hello and all that the agent holds; Refused where it says something else.
+
+        Everything is read before anything is refused: gRPC's client hides the reason for a refusal that comes while
+        it still writes.
+        """
+        message = await _next(context)
+        if message is None or message.WhichOneof("body") != "hello":
+            raise Refused(400, "the first message must be Hello")
+        greeting = cls(message.hello.version, message.hello.software, {})
+        last = False
+        while not last:
+            message = await _next(context)
+            if message is None or message.WhichOneof("body") != "held":
+                raise Refused(400, "Hello must be followed by what the agent holds")
+            for item in message.held.objects:
+                greeting.held[Key.read(item.key)] = Version(item.uid, item.revision)
+            last = message.held.last
+        return greeting
+
+    def require_known_version(self) -> None:
+        """Refused where the agent is newer than this master."""
+        if self.version > PROTOCOL_VERSION:
+            raise Refused(400, f"the agent ({self.software}) speaks version {self.version} of the node protocol, this "
+                               f"master ({__version__}) only up to {PROTOCOL_VERSION}: upgrade the master first")
+
+
+async def _next(context: Any) -> AgentMessage | None:
+    message = await context.read()
+    return message if isinstance(message, AgentMessage) else None
+
+
 class Session:
     """Runs one Sync call. `context` is gRPC's, of which only `read` and `write` are used."""
 
-    def __init__(self, who: NodeIdentity, context: Any, world: World, reports: NodeReports, fetch: Fetch,
-                 *, exists: bool) -> None:
+    def __init__(self, who: NodeIdentity, context: Any, greeting: Greeting, world: World, reports: NodeReports,
+                 fetch: Fetch, *, exists: bool) -> None:
         self.who = who
         self._context = context
+        self._held = greeting.held
         self._world = world
         self._reports = reports
         self._fetch = fetch
@@ -43,16 +86,17 @@ class Session:
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._slots = asyncio.Semaphore(_PARALLEL_REPORTS)
         self._pods: dict[str, str] = {}
+        version = min(greeting.version, PROTOCOL_VERSION)
+        self._say(MasterMessage(welcome=node_pb2.Welcome(version=version, software=__version__)))
+        log.info('node "%s" (%s) is connected, holding %d objects', who.node, greeting.software, len(self._held))
 
     async def run(self) -> None:
         """Until the agent goes away; Refused where it is to be told why it may not go on."""
-        async with asyncio.timeout(GREETING_TIMEOUT):
-            held = await self._greet()
         listener = self._mark
         self._world.listen(self.who.node, listener)
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._send(Feed(self.who.node, self._world, self._fetch, held))),
+                tasks = [group.create_task(self._send(Feed(self.who.node, self._world, self._fetch, self._held))),
                          group.create_task(self._wait_ended())]
                 await self._read()
                 for task in tasks:
@@ -73,27 +117,6 @@ class Session:
 
     async def _wait_ended(self) -> None:
         await self._ended
-
-    async def _greet(self) -> dict[Key, Version]:
-        message = await self._next()
-        if message is None or message.WhichOneof("body") != "hello":
-            raise Refused(400, "the first message must be Hello")
-        version, software = message.hello.version, message.hello.software
-        if version > PROTOCOL_VERSION:
-            raise Refused(400, f"the agent ({software}) speaks version {version} of the node protocol, this master "
-                               f"({__version__}) only up to {PROTOCOL_VERSION}: upgrade the master first")
-        held: dict[Key, Version] = {}
-        last = False
-        while not last:
-            message = await self._next()
-            if message is None or message.WhichOneof("body") != "held":
-                raise Refused(400, "Hello must be followed by what the agent holds")
-            for item in message.held.objects:
-                held[Key.read(item.key)] = Version(item.uid, item.revision)
-            last = message.held.last
-        self._say(MasterMessage(welcome=node_pb2.Welcome(version=version, software=__version__)))
-        log.info('node "%s" (%s) is connected, holding %d objects', self.who.node, software, len(held))
-        return held
 
     # Master to agent
 
@@ -143,13 +166,9 @@ class Session:
 
     # Agent to master
 
-    async def _next(self) -> AgentMessage | None:
-        message = await self._context.read()
-        return message if isinstance(message, AgentMessage) else None
-
     async def _read(self) -> None:
         async with asyncio.TaskGroup() as group:
-            while (message := await self._next()) is not None:
+            while (message := await _next(self._context)) is not None:
                 if message.WhichOneof("body") == "report":
                     await self._slots.acquire()
                     group.create_task(self._apply(message.report))
