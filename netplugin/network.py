@@ -37,8 +37,8 @@ _NEW = 60.0
 class NodeNetwork:
     """The pod network of the network namespace that this process is in."""
 
-    def __init__(self, state_dir: Path = Path("/run/sampan/ipam"), *, cluster_cidr: str = "", bridge: str = names.BRIDGE,
-                 mtu: int = 0, resync: float = 30.0, clock: Clock | None = None) -> None:
+    def __init__(self, state_dir: Path = Path("/run/sampan/ipam"), *, cluster_cidr: str = "",
+                 bridge: str = names.BRIDGE, mtu: int = 0, resync: float = 30.0, clock: Clock | None = None) -> None:
         """`cluster_cidr`: what pods reach without masquerade, by default the node's own CIDR. `mtu` 0: the underlay's.
 
         `resync`: seconds between looks at the whole, for what no notification tells (changed firewall rules).

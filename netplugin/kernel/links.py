@@ -146,9 +146,14 @@ def _apply(netlink: Any, action: Action) -> None:
 
 def _create_pair(netlink: Any, port: PortSpec, bridge: BridgeSpec, pid: int) -> None:
     """Both ends in one request, the pod's end already in its namespace: there is no half of a pair to lose."""
-    netlink.link("add", ifname=port.name, kind="veth", address=names.host_mac(port.ip), mtu=bridge.mtu,
-                 peer={"ifname": names.POD_INTERFACE, "address": names.pod_mac(port.ip), "mtu": bridge.mtu,
-                       "net_ns_pid": pid})
+    try:
+        netlink.link("add", ifname=port.name, kind="veth", address=names.host_mac(port.ip), mtu=bridge.mtu,
+                     peer={"ifname": names.POD_INTERFACE, "address": names.pod_mac(port.ip), "mtu": bridge.mtu,
+                           "net_ns_pid": pid})
+    except NetlinkError as error:
+        if error.code == errno.ESRCH:
+            raise NetworkError(f"process {pid}, whose network namespace was to be connected, has ended") from error
+        raise
 
 
 def _configure_inside(port: PortSpec, bridge: BridgeSpec, pid: int) -> None:

@@ -36,11 +36,14 @@ def disturbs(data: bytes) -> bool:
 
 
 async def disturbances() -> AsyncIterator[None]:
-    """Yields whenever something may have been taken away in this process's network namespace."""
+    """Yields whenever something may have been taken away in this process's network namespace, and once at first:
+    what happened before is not told.
+    """
     loop = asyncio.get_running_loop()
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_ROUTE) as sock:
         sock.setblocking(False)
         sock.bind((0, _GROUPS))
+        yield None
         while True:
             try:
                 data = await loop.sock_recv(sock, 1 << 16)
