@@ -14,7 +14,6 @@ from sampan.api.resources import NAMESPACES, PODS, SERVICEACCOUNTS
 Tree = dict[str, Any]
 
 IMMORTAL_NAMESPACES = frozenset(("default", "kube-system", "kube-public"))
-NAME_LABEL = "kubernetes.io/metadata.name"
 
 _SYSTEM_PRIORITIES = {"": 0, "system-cluster-critical": 2000000000, "system-node-critical": 2000001000}
 _EVICTING_TAINTS = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
@@ -27,9 +26,7 @@ async def admit_create(registry: Registry, served: Served, obj: Tree) -> None:
     metadata = obj["metadata"]
     if resource.namespaced:
         await _namespace_lifecycle(registry, served, metadata.get("namespace", ""), metadata.get("name", ""))
-    if resource.key == NAMESPACES.key and metadata.get("name"):
-        metadata.setdefault("labels", {})[NAME_LABEL] = metadata["name"]
-    elif resource.key == PODS.key:
+    if resource.key == PODS.key:
         spec = obj.setdefault("spec", {})
         _service_account(registry, metadata.get("namespace", ""), spec)
         _priority(served, metadata.get("name", ""), spec)

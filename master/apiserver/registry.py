@@ -62,7 +62,7 @@ class Selection:
         if labels.empty and fields.empty:
             return None
         if fields.empty:
-            return lambda entry: labels.matches(entry.labels)  # type: ignore[no-any-return]
+            return lambda entry: labels.matches(entry.labels)
         if labels.empty:
             return _match_fields(fields)
         by_fields = _match_fields(fields)

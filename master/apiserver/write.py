@@ -22,8 +22,16 @@ from master.apiserver.schema import encode_with_slot, join_errors
 from master.apiserver.strategy import Context, User
 from master.store.protocol import KeyExists, KeyMissing, Record, RevisionConflict, StoreError
 from sampan.api import names
-from sampan.api.errors import ApiError, FieldError, already_exists, bad_request, conflict, invalid, invalid_object
-from sampan.api.errors import unavailable
+from sampan.api.errors import (
+    ApiError,
+    FieldError,
+    already_exists,
+    bad_request,
+    conflict,
+    invalid,
+    invalid_object,
+    unavailable,
+)
 
 Tree = dict[str, Any]
 
@@ -156,8 +164,8 @@ class Writer:
 
         async def make(old: Tree) -> Tree:
             new = _tree_of(pristine)
-            self._check_preconditions(target, new, old)
-            return await self._finish(target, new, old, schema_errors)
+            self.check_preconditions(target, new, old)
+            return await self.finish(target, new, old, schema_errors)
 
         try:
             written = await self.change(target, make)
@@ -183,8 +191,8 @@ class Writer:
             if new["metadata"].get("name") != target.name:
                 raise bad_request(f"the name of the object ({new['metadata'].get('name') or ''}) does not match the "
                                   f"name on the URL ({target.name})")
-            self._check_preconditions(target, new, old)
-            return await self._finish(target, new, old, schema_errors)
+            self.check_preconditions(target, new, old)
+            return await self.finish(target, new, old, schema_errors)
 
         written = await self.change(target, make)
         written.warnings += problems
@@ -239,14 +247,12 @@ class Writer:
             raise target.served.not_found(target.name)
         return record.value, record.revision
 
-    async def _finish(self, target: Target, new: Tree, old: Tree, schema_errors: Sequence[FieldError]) -> Tree:
+    async def finish(self, target: Target, new: Tree, old: Tree, schema_errors: Sequence[FieldError]) -> Tree:
         """Everything between decoding and the store, for an update; `new` is completed in place."""
         served, strategy = target.served, target.served.strategy
         context = self._context(target)
         metadata.carry_over(new, old)
         strategy.default(new)
-        if served.resource.key == ("", "namespaces"):
-            new["metadata"].setdefault("labels", {})[admission.NAME_LABEL] = target.name
         strategy.prepare_update(new, old, context)
         if strategy.has_generation and strategy.changes_generation(new, old):
             new["metadata"]["generation"] = (old["metadata"].get("generation") or 0) + 1
@@ -255,7 +261,7 @@ class Writer:
         await strategy.allocate_update(new, old, context)
         return new
 
-    def _check_preconditions(self, target: Target, new: Tree, old: Tree) -> None:
+    def check_preconditions(self, target: Target, new: Tree, old: Tree) -> None:
         """The revision and the uid that the client saw are those that are there."""
         resource = target.served.resource
         wanted, present = new["metadata"].get("resourceVersion"), old["metadata"].get("resourceVersion")
@@ -333,8 +339,7 @@ class Writer:
 
     async def delete_collection(self, target: Target, selection: Selection,
                                 options: deletion.Options) -> list[Entry]:
-        """DELETE of everything that the selection matches; returns what there was. Objects that go meanwhile are fine.
-        """
+        """DELETE of everything that the selection matches; returns what there was."""
         listing = await target.served.cache.list(target.namespace, match=selection.match())
         for entry in listing.entries:
             one = replace(target, namespace=entry.namespace, name=entry.name)

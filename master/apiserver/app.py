@@ -1,0 +1,224 @@
+"""The API server on the network: HTTPS, who asks, whether they may, and the answer, whatever happens in between."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Awaitable, Coroutine, Iterable
+from contextlib import nullcontext
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+from aiohttp import web
+
+from master.apiserver import auth
+from master.apiserver.connect import ConnectHandlers
+from master.apiserver.handlers import ResourceHandlers
+from master.apiserver.metrics import Metrics
+from master.apiserver.paths import Paths
+from master.apiserver.registry import Registry
+from master.apiserver.request import RequestInfo, parse, require_known_method
+from master.apiserver.responses import refuse
+from master.apiserver.schema.parse import MAX_BODY
+from master.apiserver.strategy import User
+from master.apiserver.watch import Watches
+from master.apiserver.write import Writer
+from sampan.api.errors import ApiError, bad_request, internal_error, timeout
+from sampan.api.resources import CERTIFICATESIGNINGREQUESTS, SECRETS, Resource
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+REQUEST_SECONDS = 60.0
+SHUTDOWN_SECONDS = 5.0
+SLOW_SECONDS = 1.0
+LINE_LIMIT = 65536
+"""Bytes of a request's first line and of one header: selectors and tokens may be long."""
+
+_CONNECT_VERB = frozenset(("exec", "attach", "portforward"))
+"""Subresources that act although a WebSocket opens them with GET: whoever may only read may not use them."""
+
+
+class ApiServer:
+    """Serves a registry. `run` listens until it is cancelled; `port` is known once `started` is set."""
+
+    def __init__(self, registry: Registry, writer: Writer, *, tls: ssl.SSLContext | None, ca_certificate: bytes = b"",
+                 host: str = "0.0.0.0", port: int = 6443, advertise: str = "",
+                 authenticators: Iterable[auth.Authenticator] = (), connect: ConnectHandlers | None = None,
+                 metrics: Metrics | None = None) -> None:
+        """Without `tls` everybody is system:masters: for tests and measurements only, on loopback."""
+        self._registry = registry
+        self._tls = tls
+        self._host, self.port = host, port
+        self._metrics = metrics or Metrics()
+        self._authorizer = auth.Authorizer(self._lookup(CERTIFICATESIGNINGREQUESTS))
+        self._authenticators = [*authenticators, auth.BootstrapTokens(self._lookup(SECRETS), registry.clock.now)]
+        self._watches = Watches(registry)
+        self._resources = ResourceHandlers(registry, writer, self._authorizer, self._watches, connect or {},
+                                           self._to_the_end)
+        checks = {"store": lambda: True, "caches": self._caches_are_filled}
+        self._paths = Paths(registry, self._metrics, ca_certificate=ca_certificate,
+                            address=f"{advertise or host}:{port}", checks=checks)
+        self._users: WeakKeyDictionary[Any, User] = WeakKeyDictionary()
+        self._group: asyncio.TaskGroup | None = None
+        self.started = asyncio.Event()
+        self._metrics.sample(self._gauges)
+
+    async def run(self) -> None:
+        """Listen until cancelled; then end watches, let requests finish, and close."""
+        loop = asyncio.get_running_loop()
+        async with asyncio.TaskGroup() as self._group:
+            server = web.Server(self._serve, request_factory=self._request, handler_cancellation=True,
+                                access_log=None, max_line_size=LINE_LIMIT, max_field_size=LINE_LIMIT)
+            listener = await loop.create_server(server, self._host, self.port, ssl=self._tls, backlog=1024)
+            self.port = listener.sockets[0].getsockname()[1]
+            log.info("serving on %s:%d", self._host, self.port)
+            self.started.set()
+            try:
+                await loop.create_future()
+            finally:
+                listener.close()
+                self._watches.close()
+                server.pre_shutdown()
+                await server.shutdown(SHUTDOWN_SECONDS)
+
+    # --- one request ----------------------------------------------------------------------------------------------
+
+    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        what, long = ("", "", "", ""), False
+        try:
+            info = parse(request.method, _text(request))
+            what, long = self._describe(info)
+            # Streams end by themselves; everything else is cut off when it takes too long.
+            limit = nullcontext() if long else asyncio.timeout(REQUEST_SECONDS)
+            with self._metrics.longrunning(what).track_inprogress() if long else nullcontext():
+                async with limit:
+                    response = await self._answer(request, info)
+        except ApiError as error:
+            response = refuse(error)
+        except TimeoutError:
+            response = refuse(timeout("the server was unable to return a response in the time allotted, but may "
+                                      "still be processing the request"))
+        except ConnectionError:
+            raise
+        except web.HTTPException as error:
+            response = refuse(bad_request(error.reason))
+        except Exception as error:
+            log.exception("%s %s failed", request.method, request.path)
+            response = refuse(internal_error(f"{type(error).__name__}"))
+        seconds = loop.time() - start
+        self._metrics.answered(what, response.status, None if long else seconds)
+        if seconds > SLOW_SECONDS and not long:
+            log.info("slow: %s %s: %d after %.1f s", request.method, request.path, response.status, seconds)
+        return response
+
+    async def _answer(self, request: web.BaseRequest, info: RequestInfo) -> web.StreamResponse:
+        user = self._authenticate(request)
+        require_known_method(info)
+        asked = auth.Attributes.of(info)
+        if info.subresource in _CONNECT_VERB and info.verb == "get":
+            asked = auth.Attributes("create", info.group, info.plural, info.subresource, info.namespace, info.name)
+        self._authorizer.check(user, asked)
+        if info.is_resource:
+            return await self._resources.handle(request, info, user)
+        return await self._paths.handle(request, info)
+
+    def _authenticate(self, request: web.BaseRequest) -> User:
+        headers = request.headers
+        user = self._peer(request)
+        if user is None and "Authorization" in headers:
+            user = auth.bearer_user(headers["Authorization"], self._authenticators)
+        user = user or auth.ANONYMOUS
+        if "Impersonate-User" in headers or "Impersonate-Group" in headers or "Impersonate-Uid" in headers:
+            user = auth.impersonate(user, headers.get("Impersonate-User", ""),
+                                    headers.getall("Impersonate-Group", ()), headers.get("Impersonate-Uid", ""))
+        return user
+
+    def _peer(self, request: web.BaseRequest) -> User | None:
+        """The client certificate's user, read once for each connection."""
+        if self._tls is None:
+            return auth.INTERNAL
+        transport = request.transport
+        connection = transport.get_extra_info("ssl_object") if transport is not None else None
+        if connection is None:
+            return None
+        user = self._users.get(connection)
+        if user is None:
+            user = auth.certificate_user(connection.getpeercert())
+            if user is not None:
+                self._users[connection] = user
+        return user
+
+    def _describe(self, info: RequestInfo) -> tuple[tuple[str, str, str, str], bool]:
+        """The request as metrics name it, without what clients could invent; and whether it is a stream."""
+        if not info.is_resource:
+            return ("GET", "", "", ""), False
+        served = self._registry.find(info.group, info.version, info.plural)
+        if served is None or not info.verb:
+            return (info.verb.upper(), "", "", ""), False
+        known = next((item.name for item in served.resource.subresources if item.name == info.subresource), "")
+        streams = known in _CONNECT_VERB or (known == "log" and info.query.flag("follow"))
+        verb = "CONNECT" if known in _CONNECT_VERB else info.verb.upper()
+        return (verb, info.group, info.plural, known), streams or info.verb == "watch"
+
+    async def _to_the_end(self, work: Coroutine[Any, Any, T]) -> T:
+        """Let a write finish even when its client goes away: what it has reserved is used or given back."""
+        if self._group is None:
+            raise RuntimeError("the server is not running")
+        result, error = await asyncio.shield(self._group.create_task(_outcome(work)))
+        if error is not None:
+            raise error
+        return result  # type: ignore[return-value] # a result is there when no error is
+
+    def _request(self, message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
+        return web.BaseRequest(message, payload, protocol, writer, task, asyncio.get_running_loop(),
+                               client_max_size=MAX_BODY)
+
+    # --- what others ask ------------------------------------------------------------------------------------------
+
+    def _lookup(self, resource: Resource[Any]) -> auth.Lookup:
+        served = self._registry.of(resource)
+
+        def look(namespace: str, name: str) -> dict[str, Any] | None:
+            entry = served.cache.peek(namespace, name)
+            return entry.tree if entry is not None else None
+
+        return look
+
+    def _caches_are_filled(self) -> bool:
+        return all(served.cache.revision >= 0 for served in self._registry.all)
+
+    def _gauges(self) -> Iterable[tuple[str, str, float]]:
+        yield "sampan_watches", "Watches that run over HTTPS.", self._watches.count
+        yield "sampan_store_revision", "The store's last revision.", self._registry.store.revision
+        yield "sampan_store_compacted_revision", "The oldest revision that can be read.", self._registry.store.compacted
+
+
+async def _outcome(work: Awaitable[T]) -> tuple[T | None, Exception | None]:
+    """A refusal is a result here: raised in the group, it would end every other request."""
+    try:
+        return await work, None
+    except Exception as error:  # noqa: BLE001 - handed to the request that waits for it
+        return None, error
+
+
+def _text(request: web.BaseRequest) -> str:
+    """The request's target with broken UTF-8 made readable."""
+    target = request.raw_path
+    if not target.isascii():
+        target = target.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return target
+
+
+def server_tls(certificate: str, key: str, client_ca: str) -> ssl.SSLContext:
+    """TLS of the server: client certificates of the cluster's CA are welcome but not asked for."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(certificate, key)
+    context.load_verify_locations(client_ca)
+    context.verify_mode = ssl.CERT_OPTIONAL
+    context.set_alpn_protocols(["http/1.1"])
+    return context

@@ -1,0 +1,143 @@
+"""WATCH: an answer that never ends until its time is over, one JSON line an event."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from master.apiserver.entry import CacheEvent, Match
+from master.apiserver.negotiate import Form, Media
+from master.apiserver.registry import Registry, Selection, Served
+from master.apiserver.request import Query, RequestInfo
+from master.apiserver.table import Include, TableMaker, partial, read_include
+from sampan.api.codec import encode
+from sampan.api.errors import ApiError, forbidden, invalid_object
+from sampan.loop.clock import Clock
+
+MINIMUM_SECONDS = 1800
+"""A watch without timeoutSeconds lasts this long and up to twice as long, so that clients do not come back at once."""
+
+HEADERS = {"Cache-Control": "no-cache, private"}
+Render = Callable[[Sequence[CacheEvent]], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class WatchOptions:
+    """What a watch's query says."""
+
+    revision: str
+    bookmarks: bool
+    timeout: float
+    include: Include
+
+    @classmethod
+    def read(cls, query: Query, registry: Registry) -> WatchOptions:
+        """ApiError 422 for what is not served: the client falls back to list and watch."""
+        if query.has("sendInitialEvents"):
+            raise invalid_object("meta.k8s.io", "ListOptions", "", [
+                forbidden("sendInitialEvents", "sendInitialEvents is forbidden for watch unless the WatchList feature "
+                                               "gate is enabled")])
+        if query.get("resourceVersionMatch"):
+            raise invalid_object("meta.k8s.io", "ListOptions", "", [
+                forbidden("resourceVersionMatch", "resourceVersionMatch is forbidden for watch")])
+        seconds = query.integer("timeoutSeconds")
+        timeout = float(seconds) if seconds and seconds > 0 else MINIMUM_SECONDS * (1 + registry.rng.random())
+        return cls(query.get("resourceVersion"), query.flag("allowWatchBookmarks"), min(timeout, 86400.0),
+                   read_include(query.get("includeObject")))
+
+
+class Watches:
+    """All watches that run; `close` ends them in good order."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._timeouts: set[asyncio.Timeout] = set()
+
+    @property
+    def count(self) -> int:
+        """How many watches run."""
+        return len(self._timeouts)
+
+    def close(self) -> None:
+        """End every watch as if its time were over."""
+        now = asyncio.get_running_loop().time()
+        for timeout in list(self._timeouts):
+            timeout.reschedule(now)
+
+    async def serve(self, request: web.BaseRequest, info: RequestInfo, served: Served, selection: Selection,
+                    media: Media) -> web.StreamResponse:
+        """Answer a watch request."""
+        options = WatchOptions.read(info.query, self._registry)
+        namespace = info.namespace if served.resource.namespaced else ""
+        render = _renderer(served, media, options.include, self._registry.clock)
+        response = web.StreamResponse(headers=HEADERS | {"Content-Type": media.content_type})
+        response.enable_chunked_encoding()
+        try:
+            watch = await served.cache.watch(options.revision, namespace, match=_match(info, selection),
+                                             bookmarks=options.bookmarks)
+        except ApiError as error:
+            if error.code != 410:
+                raise
+            await response.prepare(request)  # upstream answers 200 and tells inside
+            await response.write(error_event(error))
+            await response.write_eof()
+            return response
+        async with aclosing(watch):
+            await response.prepare(request)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(options.timeout) as timeout:
+                    self._timeouts.add(timeout)
+                    try:
+                        async for events in watch:
+                            await response.write(render(events))
+                    finally:
+                        self._timeouts.discard(timeout)
+        await response.write_eof()
+        return response
+
+
+def error_event(error: ApiError) -> bytes:
+    """A refusal inside a watch that has begun."""
+    return encode({"type": "ERROR", "object": error.status()}) + b"\n"
+
+
+def _match(info: RequestInfo, selection: Selection) -> Match | None:
+    """The selection; the deprecated path /watch/…/NAME is about that name alone."""
+    match, name = selection.match(), info.name
+    if not name:
+        return match
+    return lambda entry: entry.name == name and (match is None or match(entry))
+
+
+def _renderer(served: Served, media: Media, include: Include, clock: Clock) -> Render:
+    """How events become lines: plain ones are shared by all watches, the other forms are made for each."""
+    if media.form is Form.TABLE:
+        maker = TableMaker(served, media.version)
+        begun = False
+
+        def tables(events: Sequence[CacheEvent]) -> bytes:
+            nonlocal begun
+            now = clock.now().timestamp()
+            lines = []
+            for event in events:
+                lines.append(maker.event(event.type, event.entry, event.revision, include, now, columns=not begun))
+                begun = True
+            return b"".join(lines)
+
+        return tables
+    if media.form in (Form.PARTIAL, Form.PARTIAL_LIST):
+        return lambda events: b"".join([_partial_line(event, media.version or "v1") for event in events])
+    return lambda events: events[0].data if len(events) == 1 else b"".join([event.data for event in events])
+
+
+def _partial_line(event: CacheEvent, version: str) -> bytes:
+    if event.entry is None:
+        obj = encode({"kind": "PartialObjectMetadata", "apiVersion": f"meta.k8s.io/{version}",
+                      "metadata": {"resourceVersion": str(event.revision), "creationTimestamp": None}})
+    else:
+        obj = partial(event.entry.raw, version)
+    return b'{"type":"%b","object":%b}\n' % (event.type.encode(), obj)
