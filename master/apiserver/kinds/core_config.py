@@ -52,7 +52,7 @@ class ConfigMapStrategy(Strategy):
         for key in sorted(binaries):
             errors += checks.config_key(f"binaryData[{key}]", key)
         size = sum(len(text.encode()) for text in texts.values()) + sum(_size(text) for text in binaries.values())
-        return [*errors, too_long("", MAX_BYTES)] if size > MAX_BYTES else errors
+        return [*errors, too_long("[]", MAX_BYTES)] if size > MAX_BYTES else errors
 
     def validate_update(self, new: Tree, old: Tree, context: Context) -> Errors:
         """An immutable one stays as it is."""
