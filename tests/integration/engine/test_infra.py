@@ -1,0 +1,55 @@
+"""The infra image in a real engine: it holds namespaces, reaps, and ends when it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from agent.engine.docker import DockerEngine
+from agent.engine.infra import ensure_infra_image
+from agent.engine.protocol import ContainerSpec
+from tests.support.engine import IMAGE, EngineHandle
+
+pytestmark = pytest.mark.docker
+
+
+@pytest.fixture
+async def engine(docker_engine: EngineHandle) -> AsyncIterator[DockerEngine]:
+    made = DockerEngine(docker_engine.docker_host)
+    yield made
+    for container in await made.list({"test": "infra"}):
+        await made.remove(container.id)
+    await made.close()
+
+
+async def test_a_pod_that_shares_its_namespaces(engine: DockerEngine) -> None:
+    reference = await ensure_infra_image(engine)
+    assert await ensure_infra_image(engine) == reference
+    image = await engine.image(reference)
+    assert image is not None
+    assert (list(image.entrypoint), image.size) == (["/infra"], 201)
+    infra = await engine.create(ContainerSpec("infra", reference, labels={"test": "infra"}, ipc_mode="shareable"))
+    await engine.start(infra)
+    shared = f"container:{infra}"
+    app = await engine.create(ContainerSpec("app", IMAGE, command=["sleep", "1000"], labels={"test": "infra"},
+                                            network_mode=shared, ipc_mode=shared, pid_mode=shared))
+    await engine.start(app)
+    # The shell leaves an orphan, which becomes process 1's: the infra program's.
+    left = await engine.run(app, ["sh", "-c", "(sleep 0.2 &) ; ps -o ppid,args"], 10)
+    assert [b"1", b"sleep", b"0.2"] in [line.split() for line in left.output.splitlines()]
+
+    async def processes() -> bytes:
+        return (await engine.run(app, ["ps", "-o", "stat,args"], 10)).output
+
+    async with asyncio.timeout(10):
+        while b"sleep 0.2" in await processes():
+            pass
+    assert not [line for line in (await processes()).splitlines() if line.startswith(b"Z")]
+    assert b"/infra" in await processes()
+    begun = time.monotonic()
+    await engine.stop(infra, 10)
+    assert time.monotonic() - begun < 5
+    assert (await engine.inspect(infra)).exit_code == 0
