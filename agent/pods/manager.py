@@ -160,10 +160,13 @@ class PodManager:
         """Hand each event to its pod's worker; when the engine comes back after an absence, look at everything."""
         since = self._listed
         self._look.set()
-        async for event in self._rooms.engine.events(labels.owned_by(self._rooms.node.name), since):
-            worker = self._workers.get(event.labels.get(labels.POD_UID, ""))
-            if worker:
-                worker.hear(event)
+        try:
+            async for event in self._rooms.engine.events(labels.owned_by(self._rooms.node.name), since):
+                worker = self._workers.get(event.labels.get(labels.POD_UID, ""))
+                if worker:
+                    worker.hear(event)
+        except EngineError as error:
+            log.warning("the engine's events ended: %s", error)
 
     async def _relist_forever(self) -> None:
         """Compare with the engine's list now and then, at once when there is reason to; take away what nobody owns."""
@@ -179,14 +182,16 @@ class PodManager:
 
     async def _wait_for_relist(self) -> None:
         pause = self._orphan_grace if self._unknown_since else self._relist * (0.9 + 0.2 * self._rng.random())
-        sleeper = asyncio.ensure_future(self._rooms.clock.sleep(pause))
-        looker = asyncio.ensure_future(self._look.wait())
+        alarm = self._group.create_task(self._alarm(pause))
         try:
-            await asyncio.wait((sleeper, looker), return_when=asyncio.FIRST_COMPLETED)
+            await self._look.wait()
         finally:
-            sleeper.cancel()
-            looker.cancel()
+            alarm.cancel()
             self._look.clear()
+
+    async def _alarm(self, seconds: float) -> None:
+        await self._rooms.clock.sleep(seconds)
+        self._look.set()
 
     # What nobody owns.
 
@@ -194,7 +199,7 @@ class PodManager:
         """Give each pod that has something here, but no object, a worker that takes it away."""
         volumes = set(await self._rooms.volumes.known()) | self._rooms.files.known()
         cgroups = set(await self._rooms.cgroups.live())
-        unknown = {uid for uid in (*containers, *volumes, *cgroups) if uid not in self._workers}
+        unknown = {uid for uid in (*containers, *volumes, *cgroups) if uid and uid not in self._workers}
         self._unknown_since = {uid: self._unknown_since.get(uid, asked) for uid in unknown}
         for uid, since in list(self._unknown_since.items()):
             if asked - since < timedelta(seconds=self._orphan_grace):

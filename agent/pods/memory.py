@@ -73,7 +73,8 @@ class Memory:
             self.lose(event.container_id)
             return True
         known = self._containers.get(event.container_id)
-        if known and event.time < known[1]:
+        seen_running = known is not None and event.action == "start" and known[0].running
+        if known and (event.time < known[1] or (seen_running and event.time == known[1])):
             return False
         self.suspect.add(event.container_id)
         return True

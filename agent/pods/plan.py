@@ -217,9 +217,7 @@ class _Plan:
             return self._running(container, latest, always=always)
         if latest and latest.state == "created":
             return self._created(container, latest)
-        ended_here = latest is not None and sandbox is not None and latest.sandbox_id == sandbox.id
-        init = container in self.pod.spec.init_containers
-        if latest and not always and not (init and not ended_here) and not _restarts(self.desired, latest):
+        if latest and not always and not self._runs_again(container, latest):
             return None
         wanted = container_hash(container)
         if latest and self._later(restart_at(latest, wanted)):
@@ -232,6 +230,14 @@ class _Plan:
             return None
         return self._offer(steps.CreateContainer(container.name, self._next_number(container.name, latest),
                                                  next_backoff(latest, wanted)))
+
+    def _runs_again(self, container: core_v1.Container, ended: Attempt) -> bool:
+        """Whether a container that has ended is followed by another; in a new sandbox init begins anew."""
+        if container not in self.pod.spec.init_containers:
+            return _restarts(self.desired, ended)
+        if self.observed.sandbox and ended.sandbox_id != self.observed.sandbox.id:
+            return True
+        return self.desired.restart_policy != "Never" and ended.container.exit_code != 0
 
     def _running(self, container: core_v1.Container, attempt: Attempt, *, always: bool) -> steps.Step | None:
         health = self.observed.health.get(attempt.id, Health())
