@@ -52,6 +52,8 @@ class Bootstrap:
             "metadata": {"name": NAME, "namespace": "default", "labels": dict(_SERVICE_LABELS)},
             "spec": {"type": "ClusterIP", "clusterIP": self.cluster_ip, "sessionAffinity": "None",
                      "ports": [{"name": "https", "protocol": "TCP", "port": 443, "targetPort": self.port}]}}))
+        if ipaddress.ip_address(self.address).is_loopback:
+            return objects  # nobody but this host could use it, and endpoints on loopback are not valid
         objects.append((ENDPOINTS, "default", {
             "metadata": {"name": NAME, "namespace": "default", "labels": labels},
             "subsets": [{"addresses": [{"ip": self.address}],
@@ -76,16 +78,19 @@ class Bootstrapper:
         """Look every few seconds until cancelled; a cluster whose default Service was deleted gets it back."""
         backoff, failures = Backoff(initial=0.2, maximum=INTERVAL), 0
         while True:
-            try:
-                await self.ensure()
-                failures = 0
-            except ApiError as error:
-                failures += 1
-                log.warning("the cluster's first objects: %s", error)
+            failures = 0 if await self.ensure() else failures + 1
             await self._registry.clock.sleep(backoff.delay(failures) if failures else INTERVAL)
 
-    async def ensure(self) -> None:
-        """Create what is missing, put right what differs; ApiError."""
+    async def ensure(self) -> bool:
+        """Create what is missing, put right what differs; tells whether all is as it has to be."""
+        try:
+            await self._ensure()
+        except ApiError as error:
+            log.warning("the cluster's first objects: %s", error)
+            return False
+        return True
+
+    async def _ensure(self) -> None:
         for resource, namespace, tree in self._plan.wanted():
             served = self._registry.of(resource)
             name = tree["metadata"]["name"]

@@ -149,4 +149,7 @@ class Listing:
     def encode(self, api_version: str, list_kind: str) -> bytes:
         """The list as JSON: the objects' bytes, joined."""
         head = encode({"kind": list_kind, "apiVersion": api_version, "metadata": self.metadata()})
-        return b'%b,"items":[%b]}' % (head[:-1], b",".join([entry.raw for entry in self.entries]))
+        parts = [entry.raw for entry in self.entries] or [b""]
+        parts[0] = b'%b,"items":[%b' % (head[:-1], parts[0])  # at the ends, so that all is copied once only
+        parts[-1] += b"]}"
+        return b",".join(parts)

@@ -273,7 +273,7 @@ async def read_body(request: web.BaseRequest) -> Body:
         raise ApiError(408, "Timeout", "the request's body did not arrive in time") from error
     except (web.HTTPException, ValueError) as error:
         raise bad_request(f"the request's body cannot be read: {error}") from error
-    return Body(data, request.headers.get("Content-Type", ""))
+    return Body(data, request.headers.get("Content-Type") or "application/json")
 
 
 def no_such_resource() -> ApiError:

@@ -1,0 +1,229 @@
+"""sampan-master: puts the parts of the master together and runs them until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from master import config as settings
+from master.apiserver import keys
+from master.apiserver.app import ApiServer, server_tls
+from master.apiserver.auth import Authenticator, StaticTokens
+from master.apiserver.bootstrap import Bootstrap, Bootstrapper
+from master.apiserver.connect import ConnectHandlers
+from master.apiserver.events import EventExpiry
+from master.apiserver.kinds.allocator import ClusterIPs, NodePorts
+from master.apiserver.kinds.table import printers, strategies
+from master.apiserver.local import LocalClient
+from master.apiserver.registry import Registry
+from master.apiserver.schema import SchemaRegistry, load_definitions
+from master.apiserver.write import Writer
+from master.store.compactor import Compactor
+from master.store.encrypted import EncryptedStore
+from master.store.protocol import Store, StoreError
+from master.store.sqlite import SqliteStore
+from sampan import __version__
+from sampan.api.resources import EVENTS, LEASES, SECRETS, SERVICES
+from sampan.client.protocol import Client
+from sampan.loop import logs
+from sampan.loop.clock import Clock, SystemClock
+from sampan.loop.notify import Notifier
+from sampan.loop.tasks import supervise
+from sampan.pki.ca import CertificateError
+from sampan.pki.cluster import ClusterPki
+
+log = logging.getLogger(__name__)
+
+Run = Callable[[], Awaitable[None]]
+
+EXPECTED = (StoreError, CertificateError, OSError)
+"""What can be wrong with a host rather than with the program: told in one line."""
+
+UNVERSIONED = tuple(keys.prefix(resource) for resource in (EVENTS, LEASES))
+"""What the store keeps no history of: written often, and of no interest once past."""
+
+
+@dataclass(slots=True)
+class ApiParts:
+    """The API server and what stands around it in this process."""
+
+    registry: Registry
+    writer: Writer
+    client: LocalClient
+    cluster_ips: ClusterIPs
+    node_ports: NodePorts
+    runs: dict[str, Run] = field(default_factory=dict)
+
+    @classmethod
+    def build(cls, store: Store, clock: Clock, service_cidr: str) -> ApiParts:
+        """Everything over one store."""
+        cluster_ips, node_ports = ClusterIPs(service_cidr), NodePorts()
+        registry = Registry(store, clock, SchemaRegistry(load_definitions()),
+                            strategies=strategies(cluster_ips, node_ports), printers=printers())
+        writer = Writer(registry)
+        return cls(registry, writer, LocalClient(registry, writer), cluster_ips, node_ports, {
+            "event-expiry": EventExpiry(registry).run, "compaction": Compactor(store, clock).run})
+
+    async def repair_pools(self) -> None:
+        """Learn from the Services what is taken of their pools; before anything is written."""
+        listing = await self.registry.of(SERVICES).cache.list()
+        services = [entry.decode() for entry in listing.entries]
+        self.cluster_ips.repair(services)
+        self.node_ports.repair(services)
+
+
+class Master:
+    """One process: its components, in the order in which they need each other."""
+
+    def __init__(self, config: settings.Config, clock: Clock, notifier: Notifier) -> None:
+        self._config = config
+        self._clock = clock
+        self._notifier = notifier
+        self.server: ApiServer | None = None
+        self.ready = asyncio.Event()
+
+    async def run(self) -> None:
+        """Run until cancelled; everything is closed in reverse order."""
+        try:
+            if "apiserver" in self._config.components:
+                await self._run_with_server()
+            else:
+                await self._run_remote()
+        finally:
+            self._notifier.stopping()
+
+    async def _run_with_server(self) -> None:
+        config = self._config
+        pki = ClusterPki(config.pki_dir, config.server_names(), self._clock.now)
+        if pki.ensure():
+            log.info("certificates written to %s", config.pki_dir)
+        async with open_store(config) as store, asyncio.TaskGroup() as group:
+            parts = ApiParts.build(store, self._clock, config.service_cidr)
+            caches = group.create_task(parts.registry.run(), name="caches")
+            await parts.registry.ready()
+            await parts.repair_pools()
+            plan = Bootstrap(config.advertise_address, config.secure_port, config.service_cidr)
+            bootstrapper = Bootstrapper(parts.registry, parts.writer, plan)
+            await bootstrapper.ensure()
+            components = load_components(config, parts.client, self._clock, pki)
+            server = self._server(parts, pki, components.connect)
+            running = [group.create_task(supervise(name, run, self._clock), name=name) for name, run in (
+                ("bootstrap", bootstrapper.run), *parts.runs.items(), *components.runs.items())]
+            serving = group.create_task(server.run(), name="apiserver")
+            await server.started.wait()
+            self.server = server
+            self._tell_ready()
+            try:
+                await serving
+            finally:
+                # The server has answered its last request; what works through the caches ends before they do.
+                for task in running:
+                    task.cancel()
+                await asyncio.gather(*running, return_exceptions=True)
+                caches.cancel()
+
+    def _server(self, parts: ApiParts, pki: ClusterPki, connect: ConnectHandlers) -> ApiServer:
+        config = self._config
+        tls = server_tls(str(pki.path("apiserver.crt")), str(pki.path("apiserver.key")), str(pki.path("ca.crt")))
+        tokens: list[Authenticator] = [StaticTokens.load(config.token_auth_file)] if config.token_auth_file else []
+        return ApiServer(parts.registry, parts.writer, tls=tls, ca_certificate=pki.path("ca.crt").read_bytes(),
+                         host=config.bind_address, port=config.secure_port, advertise=config.advertise_address,
+                         authenticators=tokens, connect=connect)
+
+    async def _run_remote(self) -> None:
+        """Scheduler and controllers alone, against an API server elsewhere."""
+        from sampan.client import kubeconfig  # noqa: PLC0415 - only this form of running needs it
+        from sampan.client.http import HttpClient  # noqa: PLC0415
+
+        assert self._config.kubeconfig is not None
+        async with HttpClient(kubeconfig.load(self._config.kubeconfig)) as client, asyncio.TaskGroup() as group:
+            components = load_components(self._config, client, self._clock, None)
+            for name, run in components.runs.items():
+                group.create_task(supervise(name, run, self._clock), name=name)
+            self._tell_ready()
+
+    def _tell_ready(self) -> None:
+        self.ready.set()
+        self._notifier.ready()
+        log.info("ready: %s", ", ".join(self._config.components))
+
+
+@dataclass(slots=True)
+class Components:
+    """What runs beside the API server, and the streams that it hands over."""
+
+    runs: dict[str, Run] = field(default_factory=dict)
+    connect: dict[tuple[str, str], Any] = field(default_factory=dict)
+
+
+def load_components(config: settings.Config, client: Client, clock: Clock, pki: ClusterPki | None) -> Components:
+    """Make the components that are wanted; each is imported only if it is."""
+    return Components()
+
+
+@asynccontextmanager
+async def open_store(config: settings.Config) -> AsyncIterator[Store]:
+    """The embedded database, with Secrets encrypted."""
+    config.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    inner = await SqliteStore.open(config.data_dir / "state.db", unversioned=UNVERSIONED)
+    try:
+        yield await EncryptedStore.open(inner, config.data_dir / "encryption.key", (keys.prefix(SECRETS),))
+    finally:
+        await inner.close()
+
+
+async def _run_until_signalled(master: Master) -> None:
+    """SIGTERM and SIGINT end the master in good order."""
+    task = asyncio.current_task()
+    assert task is not None
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await master.run()
+    log.info("stopped")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command."""
+    flags = settings.parser().parse_args(arguments)
+    if flags.version:
+        print(f"sampan-master {__version__} (Kubernetes v1.32)")
+        return 0
+    try:
+        config = settings.resolve(vars(flags), os.environ)
+    except settings.ConfigError as error:
+        print(f"sampan-master: {error}", file=sys.stderr)
+        return 2
+    logs.setup(config.log_level)
+    import uvloop  # noqa: PLC0415 - takes part only when a loop is about to run
+
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_run_until_signalled(Master(config, SystemClock(), Notifier())))
+    except (*EXPECTED, BaseExceptionGroup) as failure:
+        failures = _leaves(failure)
+        if not all(isinstance(error, EXPECTED) for error in failures):
+            raise
+        for error in failures:
+            log.error("%s", error)  # noqa: TRY400 - it says what to do; a traceback would not
+        return 1
+    return 0
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
