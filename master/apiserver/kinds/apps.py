@@ -115,7 +115,7 @@ class DeploymentStrategy(_Replicated):
 
     def changes_generation(self, new: Tree, old: Tree) -> bool:
         """The annotations count as well: the controller copies them to the ReplicaSets."""
-        return super().changes_generation(new, old) or not same(notes(new), notes(old))
+        return super().changes_generation(new, old) or notes(new) != notes(old)
 
     def validate(self, obj: Tree, context: Context) -> Errors:
         """And the rollout's numbers."""
@@ -221,7 +221,9 @@ def _status(state: Tree, counts: tuple[str, ...]) -> Errors:
     total: int = state.get("replicas") or 0
     for key in ("observedGeneration", "replicas", *counts):
         errors += checks.nonnegative(f"status.{key}", state.get(key) or 0)
-    errors += [invalid(f"status.{key}", state[key], TOO_MANY) for key in counts if (state.get(key) or 0) > total]
+    for key in counts:
+        if (count := state.get(key) or 0) > total:
+            errors.append(invalid(f"status.{key}", count, TOO_MANY))
     if (state.get("availableReplicas") or 0) > (state.get("readyReplicas") or 0):
         errors.append(invalid("status.availableReplicas", state["availableReplicas"],
                               "cannot be greater than readyReplicas"))

@@ -139,13 +139,18 @@ def keep(new: Tree, old: Tree, key: str) -> None:
         new.pop(key, None)
 
 
+_MAPS = frozenset(("labels", "annotations", "matchLabels", "nodeSelector", "limits", "requests", "options"))
+"""Members that are maps with keys of the user's own: there a key with an empty value is not the same as no key."""
+
+
 def same(one: object, other: object) -> bool:
     """Equality as upstream means it: a list, map or text that is empty equals one that is not there."""
     if isinstance(one, dict) or isinstance(other, dict):
         left, right = one or {}, other or {}
         if not isinstance(left, dict) or not isinstance(right, dict):
             return False
-        return all(same(left.get(key), right.get(key)) for key in left.keys() | right.keys())
+        return all((left.get(key) or {}) == (right.get(key) or {}) if key in _MAPS
+                   else same(left.get(key), right.get(key)) for key in left.keys() | right.keys())
     if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(same(a, b) for a, b in zip(one, other, strict=True))
     if one in (None, "", []) and other in (None, "", []):

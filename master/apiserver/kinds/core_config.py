@@ -7,7 +7,7 @@ import binascii
 import json
 
 from master.apiserver.kinds import checks
-from master.apiserver.kinds.common import Errors, Tree, drop_unset, immutable, notes, part, same
+from master.apiserver.kinds.common import Errors, Tree, drop_unset, immutable, notes, part
 from master.apiserver.strategy import Context, Strategy
 from sampan.api.errors import FieldError, forbidden, invalid, required, too_long
 
@@ -24,7 +24,7 @@ def _frozen(new: Tree, old: Tree, keys: tuple[str, ...]) -> Errors:
     if old.get("immutable") is not True:
         return []
     errors = [] if new.get("immutable") is True else [forbidden("immutable", FROZEN)]
-    return errors + [forbidden(key, FROZEN) for key in keys if not same(new.get(key), old.get(key))]
+    return errors + [forbidden(key, FROZEN) for key in keys if part(new, key) != part(old, key)]
 
 
 def _size(text: str) -> int:

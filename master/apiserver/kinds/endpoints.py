@@ -80,7 +80,7 @@ class EndpointSliceStrategy(Strategy):
 
     def changes_generation(self, new: Tree, old: Tree) -> bool:
         """Everything but metadata counts, and of that the labels."""
-        return not same(labels(new), labels(old)) or any(
+        return labels(new) != labels(old) or any(
             not same(new.get(key), old.get(key)) for key in ("addressType", "endpoints", "ports"))
 
     def validate(self, obj: Tree, context: Context) -> Errors:

@@ -94,7 +94,8 @@ def test_requests_come_from_limits_in_pods_only() -> None:
 
 
 @pytest.mark.parametrize(("resources", "expected"), [
-    ({}, "BestEffort"), ({"requests": {"cpu": "0"}}, "BestEffort"), ({"limits": {"example.com/gpu": "1"}}, "BestEffort"),
+    ({}, "BestEffort"), ({"requests": {"cpu": "0"}}, "BestEffort"),
+    ({"limits": {"example.com/gpu": "1"}}, "BestEffort"),
     ({"limits": {"cpu": "1", "memory": "1Gi"}}, "Guaranteed"),
     ({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1000m", "memory": "1Gi"}}, "Guaranteed"),
     ({"limits": {"cpu": "1"}}, "Burstable"), ({"requests": {"memory": "1Mi"}}, "Burstable"),

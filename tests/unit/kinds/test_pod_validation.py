@@ -64,16 +64,16 @@ CONTAINERS: list[tuple[Tree, list[str]]] = [
     (pod_with(image=" x"),
      ['spec.containers[0].image: Invalid value: " x": must not have leading or trailing whitespace']),
     (pod_with(imagePullPolicy="Sometimes"),
-     ['spec.containers[0].imagePullPolicy: Unsupported value: "Sometimes": supported values: "Always", '
-      '"IfNotPresent", "Never"']),
+     [('spec.containers[0].imagePullPolicy: Unsupported value: "Sometimes": supported values: "Always", '
+      '"IfNotPresent", "Never"')]),
     (pod_with(terminationMessagePolicy="x"),
-     ['spec.containers[0].terminationMessagePolicy: Unsupported value: "x": supported values: "File", '
-      '"FallbackToLogsOnError"']),
+     [('spec.containers[0].terminationMessagePolicy: Unsupported value: "x": supported values: "File", '
+      '"FallbackToLogsOnError"')]),
     (pod_with(restartPolicy="Always"),
      ["spec.containers[0].restartPolicy: Forbidden: may not be set for non-init containers"]),
     (pod(initContainers=[{"name": "i", "image": "x", "lifecycle": {"preStop": {"exec": {"command": ["a"]}}}}]),
-     ["spec.initContainers[0].lifecycle: Forbidden: may not be set for init containers without "
-      "restartPolicy=Always"]),
+     [("spec.initContainers[0].lifecycle: Forbidden: may not be set for init containers without "
+      "restartPolicy=Always")]),
     (pod(initContainers=[{"name": "i", "image": "x", "restartPolicy": "Never"}]),
      ['spec.initContainers[0].restartPolicy: Unsupported value: "Never": supported values: "Always"']),
     (pod(ephemeralContainers=[{"name": "d", "image": "x"}]),
@@ -95,32 +95,32 @@ PORTS: list[tuple[Tree, list[str]]] = [
     (pod_with(ports=[{"containerPort": 1, "hostPort": -1}]),
      ["spec.containers[0].ports[0].hostPort: Invalid value: -1: must be between 1 and 65535, inclusive"]),
     (pod(hostNetwork=True, containers=[{"name": "c", "image": "x", "ports": [{"containerPort": 1, "hostPort": 2}]}]),
-     ["spec.containers[0].ports[0].hostPort: Invalid value: 2: must match `containerPort` when `hostNetwork` is "
-      "true"]),
+     [("spec.containers[0].ports[0].hostPort: Invalid value: 2: must match `containerPort` when `hostNetwork` is "
+      "true")]),
 ]
 
 ENVIRONMENT: list[tuple[Tree, list[str]]] = [
     (pod_with(env=[{"value": "x"}]), ["spec.containers[0].env[0].name: Required value"]),
     (pod_with(env=[{"name": "a=b"}]),
-     ['spec.containers[0].env[0].name: Invalid value: "a=b": a valid environment variable name must consist only of '
-      "printable ASCII characters other than '='"]),
+     [('spec.containers[0].env[0].name: Invalid value: "a=b": a valid environment variable name must consist only of '
+      "printable ASCII characters other than '='")]),
     (pod_with(env=[{"name": "A", "valueFrom": {}}]),
-     ['spec.containers[0].env[0].valueFrom: Invalid value: "": must specify one of: `fieldRef`, `resourceFieldRef`, '
-      "`configMapKeyRef` or `secretKeyRef`"]),
+     [('spec.containers[0].env[0].valueFrom: Invalid value: "": must specify one of: `fieldRef`, `resourceFieldRef`, '
+      "`configMapKeyRef` or `secretKeyRef`")]),
     (pod_with(env=[{"name": "A", "value": "x", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]),
      ['spec.containers[0].env[0].valueFrom: Invalid value: "": may not be specified when `value` is not empty']),
     (pod_with(env=[{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "m"}}}]),
      ["spec.containers[0].env[0].valueFrom.configMapKeyRef.key: Required value"]),
     (pod_with(env=[{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "spec.nope"}}}]),
-     ['spec.containers[0].env[0].valueFrom.fieldRef.fieldPath: Invalid value: "spec.nope": error converting '
-      "fieldPath: field label not supported: spec.nope"]),
+     [('spec.containers[0].env[0].valueFrom.fieldRef.fieldPath: Invalid value: "spec.nope": error converting '
+      "fieldPath: field label not supported: spec.nope")]),
     (pod_with(env=[{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "status.phase"}}}]),
-     ['spec.containers[0].env[0].valueFrom.fieldRef.fieldPath: Unsupported value: "status.phase": supported values: '
+     [('spec.containers[0].env[0].valueFrom.fieldRef.fieldPath: Unsupported value: "status.phase": supported values: '
       '"metadata.name", "metadata.namespace", "metadata.uid", "spec.nodeName", "spec.serviceAccountName", '
-      '"status.hostIP", "status.hostIPs", "status.podIP", "status.podIPs"']),
+      '"status.hostIP", "status.hostIPs", "status.podIP", "status.podIPs"')]),
     (pod_with(env=[{"name": "A", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu", "divisor": "2"}}}]),
-     ['spec.containers[0].env[0].valueFrom.resourceFieldRef.divisor: Invalid value: "limits.cpu": only divisor\'s '
-      "values 1m and 1 are supported with the cpu resource"]),
+     [('spec.containers[0].env[0].valueFrom.resourceFieldRef.divisor: Invalid value: "limits.cpu": only divisor\'s '
+      "values 1m and 1 are supported with the cpu resource")]),
     (pod_with(envFrom=[{}]),
      ['spec.containers[0].envFrom: Invalid value: "": must specify one of: `configMapRef` or `secretRef`']),
     (pod_with(envFrom=[{"secretRef": {}}]), ["spec.containers[0].envFrom[0].secretRef.name: Required value"]),
@@ -132,8 +132,8 @@ RESOURCES: list[tuple[Tree, list[str]]] = [
     (pod_with(resources={"requests": {"memory": "-1"}}),
      ['spec.containers[0].resources.requests[memory]: Invalid value: "-1": must be greater than or equal to 0']),
     (pod_with(resources={"requests": {"disk": "1"}}),
-     ['spec.containers[0].resources.requests[disk]: Invalid value: "disk": must be a standard resource type or fully '
-      "qualified",
+     [('spec.containers[0].resources.requests[disk]: Invalid value: "disk": must be a standard resource type or fully '
+      "qualified"),
       'spec.containers[0].resources.requests[disk]: Invalid value: "disk": must be a standard resource for containers',
       "spec.containers[0].resources.limits: Required value: Limit must be set for non overcommitable resources"]),
     (pod_with(resources={"requests": {"example.com/gpu": "1"}}),
@@ -155,12 +155,12 @@ VOLUMES: list[tuple[Tree, list[str]]] = [
     (volumes({"hostPath": {"path": "/a/../b"}}),
      ['spec.volumes[0].hostPath.path: Invalid value: "/a/../b": must not contain \'..\'']),
     (volumes({"hostPath": {"path": "/a", "type": "Dir"}}),
-     ['spec.volumes[0].hostPath.type: Unsupported value: "Dir": supported values: "", "BlockDevice", "CharDevice", '
-      '"Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"']),
+     [('spec.volumes[0].hostPath.type: Unsupported value: "Dir": supported values: "", "BlockDevice", "CharDevice", '
+      '"Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"')]),
     (volumes({"secret": {"defaultMode": 512}}),
      ["spec.volumes[0].secret.secretName: Required value",
-      "spec.volumes[0].secret.defaultMode: Invalid value: 512: must be a number between 0 and 0777 (octal), both "
-      "inclusive"]),
+      ("spec.volumes[0].secret.defaultMode: Invalid value: 512: must be a number between 0 and 0777 (octal), both "
+      "inclusive")]),
     (volumes({"configMap": {"name": "m", "items": [{"key": "k", "path": "/abs"}]}}),
      ['spec.volumes[0].configMap.items[0].path: Invalid value: "/abs": must be a relative path']),
     (volumes({"configMap": {"name": "m", "items": [{"key": "k", "path": "..data"}]}}),
@@ -177,8 +177,8 @@ VOLUMES: list[tuple[Tree, list[str]]] = [
     (volumes({"emptyDir": {}}, mounts=[{"name": "v0", "mountPath": "/a", "subPath": "../x"}]),
      ['spec.containers[0].volumeMounts.subPath: Invalid value: "../x": must not contain \'..\'']),
     (volumes({"emptyDir": {}}, mounts=[{"name": "v0", "mountPath": "/a", "mountPropagation": "Bidirectional"}]),
-     ["spec.containers[0].volumeMounts.mountPropagation: Forbidden: Bidirectional mount propagation is available "
-      "only to privileged containers"]),
+     [("spec.containers[0].volumeMounts.mountPropagation: Forbidden: Bidirectional mount propagation is available "
+      "only to privileged containers")]),
 ]
 
 PROBES: list[tuple[Tree, list[str]]] = [
@@ -191,74 +191,74 @@ PROBES: list[tuple[Tree, list[str]]] = [
      ["spec.containers[0].readinessProbe.exec.command: Required value",
       "spec.containers[0].readinessProbe.periodSeconds: Invalid value: -1: must be greater than or equal to 0"]),
     (pod_with(startupProbe={"httpGet": {"port": "nope-nope-nope-nope", "scheme": "FTP"}}),
-     ['spec.containers[0].startupProbe.httpGet.port: Invalid value: "nope-nope-nope-nope": must be no more than 15 '
-      "characters",
+     [('spec.containers[0].startupProbe.httpGet.port: Invalid value: "nope-nope-nope-nope": must be no more than 15 '
+      "characters"),
       'spec.containers[0].startupProbe.httpGet.scheme: Unsupported value: "FTP": supported values: "HTTP", "HTTPS"']),
     (pod_with(lifecycle={"postStart": {}}),
      ["spec.containers[0].lifecycle.postStart: Required value: must specify a handler type"]),
     (pod_with(lifecycle={"preStop": {"sleep": {"seconds": 60}}}),
-     ["spec.containers[0].lifecycle.preStop.sleep: Invalid value: 60: must be greater than 0 and less than "
+     [("spec.containers[0].lifecycle.preStop.sleep: Invalid value: 60: must be greater than 0 and less than "
       "terminationGracePeriodSeconds (30). Enable AllowPodLifecycleSleepActionZeroValue feature gate for zero "
-      "sleep."]),
+      "sleep.")]),
 ]
 
 REST: list[tuple[Tree, list[str]]] = [
     (pod(restartPolicy="Sometimes"),
      ['spec.restartPolicy: Unsupported value: "Sometimes": supported values: "Always", "OnFailure", "Never"']),
     (pod(dnsPolicy="x"),
-     ['spec.dnsPolicy: Unsupported value: "x": supported values: "ClusterFirstWithHostNet", "ClusterFirst", '
-      '"Default", "None"']),
+     [('spec.dnsPolicy: Unsupported value: "x": supported values: "ClusterFirstWithHostNet", "ClusterFirst", '
+      '"Default", "None"')]),
     (pod(dnsPolicy="None"), ["spec.dnsConfig: Required value: must provide `dnsConfig` when `dnsPolicy` is None"]),
     (pod(activeDeadlineSeconds=0),
      ["spec.activeDeadlineSeconds: Invalid value: 0: must be between 1 and 2147483647, inclusive"]),
-    (pod(nodeSelector={"a b": "x"}), ["spec.nodeSelector: Invalid value: \"a b\": name part must consist of "
+    (pod(nodeSelector={"a b": "x"}), [("spec.nodeSelector: Invalid value: \"a b\": name part must consist of "
                                       "alphanumeric characters, '-', '_' or '.', and must start and end with an "
                                       "alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex "
-                                      "used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')"]),
+                                      "used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')")]),
     (pod(tolerations=[{"value": "x"}]),
-     ['spec.tolerations[0].operator: Invalid value: "": operator must be Exists when `key` is empty, which means '
-      '"match all values and all keys"']),
+     [('spec.tolerations[0].operator: Invalid value: "": operator must be Exists when `key` is empty, which means '
+      '"match all values and all keys"')]),
     (pod(tolerations=[{"key": "a", "operator": "Exists", "value": "b"}]),
      ['spec.tolerations[0].operator: Invalid value: "b": value must be empty when `operator` is \'Exists\'']),
     (pod(tolerations=[{"key": "a", "effect": "NoSchedule", "tolerationSeconds": 1}]),
-     ["spec.tolerations[0].effect: Invalid value: \"NoSchedule\": effect must be 'NoExecute' when "
-      "`tolerationSeconds` is set"]),
+     [("spec.tolerations[0].effect: Invalid value: \"NoSchedule\": effect must be 'NoExecute' when "
+      "`tolerationSeconds` is set")]),
     (pod(tolerations=[{"key": "a", "effect": "Never"}]),
-     ['spec.tolerations[0].effect: Unsupported value: "Never": supported values: "NoSchedule", "PreferNoSchedule", '
-      '"NoExecute"']),
+     [('spec.tolerations[0].effect: Unsupported value: "Never": supported values: "NoSchedule", "PreferNoSchedule", '
+      '"NoExecute"')]),
     (pod(securityContext={"runAsUser": -1}),
      ["spec.securityContext.runAsUser: Invalid value: -1: must be between 0 and 2147483647, inclusive"]),
     (pod(hostPID=True, shareProcessNamespace=True),
-     ["spec.securityContext.shareProcessNamespace: Invalid value: true: ShareProcessNamespace and HostPID cannot "
-      "both be enabled"]),
+     [("spec.securityContext.shareProcessNamespace: Invalid value: true: ShareProcessNamespace and HostPID cannot "
+      "both be enabled")]),
     (pod(securityContext={"sysctls": [{"name": "net.ipv4.ip_forward", "value": "1"}]}, hostNetwork=True),
-     ["spec.securityContext.sysctls[0].name: Invalid value: \"net.ipv4.ip_forward\": may not be specified when "
-      "'hostNetwork' is true"]),
+     [("spec.securityContext.sysctls[0].name: Invalid value: \"net.ipv4.ip_forward\": may not be specified when "
+      "'hostNetwork' is true")]),
     (pod_with(securityContext={"seccompProfile": {"type": "Localhost"}}),
-     ["spec.containers[0].securityContext.seccompProfile.localhostProfile: Required value: must be set when seccomp "
-      "type is Localhost"]),
+     [("spec.containers[0].securityContext.seccompProfile.localhostProfile: Required value: must be set when seccomp "
+      "type is Localhost")]),
     (pod(hostAliases=[{"ip": "x", "hostnames": ["a"]}]),
      ['spec.hostAliases[0].ip: Invalid value: "x": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)']),
     (pod(hostname="a.b"), ['spec.hostname: Invalid value: "a.b": must not contain dots']),
     (pod(nodeName="n", schedulingGates=[{"name": "g"}]),
      ["spec.nodeName: Forbidden: cannot be set until all schedulingGates have been cleared"]),
     (pod(affinity={"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {}}}),
-     ["spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms: Required value: "
-      "must have at least one node selector term"]),
+     [("spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms: Required value: "
+      "must have at least one node selector term")]),
     (pod(affinity={"podAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
         {"weight": 101, "podAffinityTerm": {"topologyKey": "zone"}}]}}),
-     ["spec.affinity.podAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].weight: Invalid value: 101: must "
-      "be in the range 1-100"]),
+     [("spec.affinity.podAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].weight: Invalid value: 101: must "
+      "be in the range 1-100")]),
     (pod(topologySpreadConstraints=[{"maxSkew": 0, "topologyKey": "zone", "whenUnsatisfiable": "No"}]),
      ["spec.topologySpreadConstraints[0].maxSkew: Invalid value: 0: must be greater than zero",
-      'spec.topologySpreadConstraints[0].whenUnsatisfiable: Unsupported value: "No": supported values: '
-      '"DoNotSchedule", "ScheduleAnyway"']),
+      ('spec.topologySpreadConstraints[0].whenUnsatisfiable: Unsupported value: "No": supported values: '
+      '"DoNotSchedule", "ScheduleAnyway"')]),
     (pod(volumes=[{"name": "t", "projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}}]),
-     ["spec.volumes[0].projected.sources[0].serviceAccountToken: Forbidden: must not be specified when "
-      "serviceAccountName is not set"]),
+     [("spec.volumes[0].projected.sources[0].serviceAccountToken: Forbidden: must not be specified when "
+      "serviceAccountName is not set")]),
     (pod() | {"metadata": {"name": "p", "annotations": {"controller.kubernetes.io/pod-deletion-cost": "+1"}}},
-     ['metadata.annotations[controller.kubernetes.io/pod-deletion-cost]: Invalid value: "+1": must be a 32bit '
-      "integer"]),
+     [('metadata.annotations[controller.kubernetes.io/pod-deletion-cost]: Invalid value: "+1": must be a 32bit '
+      "integer")]),
 ]
 
 

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+import pytest
+
+from tests.support.kinds import POD, context, made, pod, pod_with, strategy, update_errors
+
+Tree = dict[str, Any]
+
+NOT_THESE = ("pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,"
+             "`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),"
+             "`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)")
+TOLERATION = {"key": "a", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 5}
+
+
+def changed(tree: Tree, **spec: Any) -> Tree:
+    result = deepcopy(tree)
+    result["spec"].update(spec)
+    return result
+
+
+@pytest.mark.parametrize(("old", "new"), [
+    (pod(), pod()),
+    (pod(), pod_with(image="nginx:1.28")),
+    (pod(), changed(pod(), activeDeadlineSeconds=10)),
+    (pod(activeDeadlineSeconds=10), changed(pod(), activeDeadlineSeconds=5)),
+    (pod(), changed(pod(), tolerations=[TOLERATION])),
+    (pod(tolerations=[TOLERATION]), changed(pod(), tolerations=[TOLERATION | {"tolerationSeconds": 9}])),
+    (pod(terminationGracePeriodSeconds=-3), changed(pod(), terminationGracePeriodSeconds=1)),
+    (pod(schedulingGates=[{"name": "g"}]), pod()),
+    (pod(schedulingGates=[{"name": "g"}]), changed(pod(schedulingGates=[{"name": "g"}]), nodeSelector={"a": "b"})),
+    (pod(), pod(hostNetwork=False, nodeName="", volumes=[])),
+])
+def test_allowed(old: Tree, new: Tree) -> None:
+    assert update_errors(POD, old, new) == []
+
+
+@pytest.mark.parametrize(("old", "new", "expected"), [
+    (pod(), pod(nodeName="n"), [f"spec: Forbidden: {NOT_THESE}\n+ spec.nodeName: n"]),
+    (pod(), pod_with(command=["sh"]), [f"spec: Forbidden: {NOT_THESE}\n+ spec.containers[0].command: ['sh']"]),
+    (pod(restartPolicy="Never"), pod(),
+     [f"spec: Forbidden: {NOT_THESE}\n- spec.restartPolicy: Never\n+ spec.restartPolicy: Always"]),
+    (pod(), pod(containers=[{"name": "c", "image": "x"}, {"name": "d", "image": "x"}]),
+     ["spec.containers: Forbidden: pod updates may not add or remove containers"]),
+    (pod(activeDeadlineSeconds=5), pod(),
+     ['spec.activeDeadlineSeconds: Invalid value: "null": must not update from a positive integer to nil value']),
+    (pod(activeDeadlineSeconds=5), pod(activeDeadlineSeconds=6),
+     ["spec.activeDeadlineSeconds: Invalid value: 6: must be less than or equal to previous value"]),
+    (pod(tolerations=[TOLERATION]), pod(),
+     ["spec.tolerations: Forbidden: existing toleration can not be modified except its tolerationSeconds"]),
+    (pod(), pod(schedulingGates=[{"name": "g"}]),
+     ["spec.schedulingGates[0].name: Forbidden: only deletion is allowed, but found new scheduling gate 'g'"]),
+    (pod(), pod_with(image=""), ["spec.containers[0].image: Required value"]),
+])
+def test_refused(old: Tree, new: Tree, expected: list[str]) -> None:
+    found = update_errors(POD, old, new)
+    assert found[:len(expected)] == expected
+    assert len(found) <= len(expected) + 1  # an empty image also changes the pull policy
+
+
+def test_the_main_door_keeps_the_status() -> None:
+    old, new = made(POD, pod()), pod() | {"status": {"phase": "Failed"}}
+    strategy(POD).prepare_update(new, old, context())
+    assert new["status"] == old["status"]
+
+
+def test_the_status_door_keeps_the_spec_and_the_owners() -> None:
+    old = made(POD, pod())
+    new = pod_with(image="other") | {"status": {"phase": "Running"}}
+    new["metadata"] = {**new["metadata"], "ownerReferences": [{"name": "x"}]}
+    strategy(POD).prepare_update(new, old, context("status"))
+    assert new["spec"] == old["spec"]
+    assert "ownerReferences" not in new["metadata"]
+    assert new["status"] == {"phase": "Running", "qosClass": "BestEffort"}
+
+
+@pytest.mark.parametrize(("before", "after", "expected"), [
+    ({}, {"podIPs": [{"ip": "x"}]},
+     ['status.podIPs[0]: Invalid value: "x": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)']),
+    ({}, {"hostIP": "10.0.0.1", "hostIPs": [{"ip": "10.0.0.2"}]},
+     ['status.hostIPs[0].ip: Invalid value: "10.0.0.2": must be equal to `hostIP`']),
+    ({}, {"qosClass": "Guaranteed"}, ['status.qosClass: Invalid value: "Guaranteed": field is immutable']),
+    ({"containerStatuses": [{"name": "c", "state": {"terminated": {"exitCode": 0}}}]},
+     {"containerStatuses": [{"name": "c", "state": {"running": {}}}]},
+     ["status.containerStatuses[0].state: Forbidden: may not be transitioned to non-terminated state"]),
+])
+def test_a_bad_status_is_refused(before: Tree, after: Tree, expected: list[str]) -> None:
+    old = made(POD, pod(restartPolicy="Never"))
+    old["status"] |= before
+    new = deepcopy(old)
+    new["status"] = {"qosClass": "BestEffort", **after}
+    found = strategy(POD).validate_update(new, old, context("status"))
+    assert [str(error) for error in found] == expected
+
+
+@pytest.mark.parametrize(("spec", "status", "requested", "seconds"), [
+    ({}, {}, None, 0), ({"nodeName": "n"}, {}, None, 30), ({"nodeName": "n"}, {}, 5, 5), ({"nodeName": "n"}, {}, 0, 0),
+    ({"nodeName": "n"}, {"phase": "Succeeded"}, 5, 0), ({"nodeName": "n"}, {}, -1, 1),
+    ({"nodeName": "n", "terminationGracePeriodSeconds": -5}, {}, None, 1),
+])
+def test_grace_period(spec: Tree, status: Tree, requested: int | None, seconds: int) -> None:
+    tree = made(POD, pod(**spec))
+    tree["status"] |= status
+    assert strategy(POD).grace_period(tree, requested) == seconds
+
+
+def test_fields() -> None:
+    tree = made(POD, pod(nodeName="n", serviceAccountName="sa"))
+    tree["status"] |= {"podIP": "10.1.0.5"}
+    assert strategy(POD).fields(tree) == {
+        "spec.nodeName": "n", "spec.restartPolicy": "Always", "spec.schedulerName": "default-scheduler",
+        "spec.serviceAccountName": "sa", "spec.hostNetwork": "false", "status.phase": "Pending",
+        "status.podIP": "10.1.0.5", "status.nominatedNodeName": ""}
+
+
+def test_warnings() -> None:
+    tree = pod_with(env=[{"name": "A"}, {"name": "A"}], resources={"requests": {"memory": "100m"}},
+                    ports=[{"containerPort": 1}, {"containerPort": 1}])
+    tree["spec"] |= {"nodeSelector": {"beta.kubernetes.io/os": "linux"}, "terminationGracePeriodSeconds": -1}
+    tree["metadata"]["name"] = "a.b"
+    assert strategy(POD).warnings(made(POD, tree)) == [
+        ("metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is "
+        "recommended: [must not contain dots]"),
+        'spec.nodeSelector[beta.kubernetes.io/os]: deprecated since v1.14; use "kubernetes.io/os" instead',
+        'spec.containers[0].env[1]: hides previous definition of "A", which may be dropped when using apply',
+        'spec.containers[0].resources.requests[memory]: fractional byte value "100m" is invalid, must be an integer',
+        "spec.containers[0].ports[1]: duplicate port definition with spec.containers[0].ports[0]",
+        "spec.terminationGracePeriodSeconds: must be >= 0; negative values are invalid and will be treated as 1"]
+
+
+def test_ephemeral_containers_are_only_added() -> None:
+    old = made(POD, pod())
+    old["spec"]["ephemeralContainers"] = [{"name": "d", "image": "x"}]
+    new = deepcopy(old)
+    new["spec"]["ephemeralContainers"] = [{"name": "e", "image": "x"}]
+    rules = strategy(POD)
+    rules.prepare_update(new, old, context("ephemeralcontainers"))
+    found = rules.validate_update(new, old, context("ephemeralcontainers"))
+    assert [error.text for error in found] == ['Forbidden: existing ephemeral containers "d" may not be removed\n']
