@@ -7,10 +7,13 @@ soon as the other's window is full.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections.abc import Callable
 from typing import Any, Protocol
+
+import grpc.aio
 
 from master.nodes.identity import NodeIdentity, Refused
 from sampan.api.errors import ApiError, internal_error
@@ -21,6 +24,9 @@ log = logging.getLogger(__name__)
 
 OPEN_TIMEOUT = 30.0
 """Seconds that an agent has to begin what it was asked: the engine may be busy."""
+
+
+_LOST = (grpc.aio.BaseError, asyncio.InvalidStateError)
 
 
 class NodeStream(Protocol):
@@ -58,7 +64,10 @@ class _Session:
         self.closed = asyncio.Event()
 
     async def receive(self) -> Frame | None:
-        frame = await self._context.read()
+        try:
+            frame = await self._context.read()
+        except _LOST:
+            return None
         return frame if isinstance(frame, Frame) else None
 
     async def send(self, channel: int, data: bytes) -> None:
@@ -77,7 +86,8 @@ class _Session:
     async def _write(self, frame: Frame) -> None:
         async with self._lock:
             if not self.closed.is_set():
-                await self._context.write(frame)
+                with contextlib.suppress(*_LOST):  # whoever reads the session hears of the end
+                    await self._context.write(frame)
 
 
 class NodeStreams:
