@@ -115,9 +115,13 @@ class Actions:
         parent = rooms.cgroups.parent(pod.metadata.uid, qos_class(pod))
         try:
             async with rooms.slots:
-                image = await rooms.infra_image()
+                image = await rooms.infra_image(False)
                 spec = sandbox_spec(pod, image, rooms.node.name, attempt, parent, rooms.oom_floor.value)
-                await create(rooms.engine, self._observer, self._memory, spec)
+                try:
+                    await create(rooms.engine, self._observer, self._memory, spec)
+                except NotFound:
+                    await rooms.infra_image(True)
+                    await create(rooms.engine, self._observer, self._memory, spec)
         except EngineError as error:
             self._sandbox_failed(f'failed to create a sandbox for pod "{pod.metadata.name}": {error}')
             raise

@@ -38,8 +38,8 @@ class OomFloor:
 class Rooms:
     """Constructed once by main and shared by all workers.
 
-    `infra_image` makes sure that the infra image is on the node and returns its reference. `slots` bounds how many
-    containers are made or started at once on the node.
+    `infra_image(missing)` returns the infra image's reference; told that the engine misses it, it has it there first.
+    `slots` bounds how many containers are made or started at once on the node.
     """
 
     node: NodeFacts
@@ -55,7 +55,7 @@ class Rooms:
     events: PodEvents
     files: PodFiles
     clock: Clock
-    infra_image: Callable[[], Awaitable[str]]
+    infra_image: Callable[[bool], Awaitable[str]]
     memory_capacity: int
     dns: DnsConfig = field(default_factory=DnsConfig)
     pod_pids_limit: int = 0

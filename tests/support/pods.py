@@ -141,7 +141,9 @@ class World:
         await self.network.setup("10.244.1.0/24")
 
     def rooms(self) -> Rooms:
-        async def infra() -> str:
+        async def infra(missing: bool) -> str:
+            if missing:
+                self.engine.add_image(PAUSE, command=["pause"])
             return PAUSE
 
         node = NodeFacts(NODE, "192.0.2.10", {"cpu": "4", "memory": "8Gi"})

@@ -200,7 +200,7 @@ async def test_init_containers_come_first_and_in_order(world: World) -> None:
         world.engine.exit((await world.running("one")).id)
         await world.settle()
         assert world.status(pod).phase == "Running"
-        starts = [message for message in world.reports.messages("Started")]
+        starts = world.reports.messages("Started")
         assert starts == ["Started container one", "Started container two", "Started container app"]
 
 
@@ -393,7 +393,8 @@ async def test_post_start_that_fails_ends_the_container(world: World) -> None:
 async def test_pre_stop_runs_before_the_end(world: World) -> None:
     async with world.agent():
         pod = world.create(make_pod(containers=[
-            {"name": "app", "image": "app:1", "command": ["pause"], "lifecycle": {"preStop": {"sleep": {"seconds": 5}}}}]))
+            {"name": "app", "image": "app:1", "command": ["pause"],
+             "lifecycle": {"preStop": {"sleep": {"seconds": 5}}}}]))
         await world.settle()
         world.delete(pod)
         await world.advance(4)
@@ -483,7 +484,7 @@ async def test_a_strangers_container_is_left_alone(world: World) -> None:
         assert (await world.running("POD")).name.startswith(spec.name + "_")
 
 
-async def test_labels_of_a_newer_agent_are_refused(world: World) -> None:
+def test_labels_of_a_newer_agent_are_refused() -> None:
     with pytest.raises(labels.UnknownLabels, match="version 7"):
         labels.check_version({labels.LABELS_VERSION: "7", labels.NODE: NODE})
 

@@ -1,0 +1,286 @@
+"""sampan-agent: puts the rooms of the agent together and runs them until it is told to stop. Containers run on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from pathlib import Path
+
+from agent import config as settings
+from agent.cgroups.fake import FakeCgroups
+from agent.cgroups.protocol import Cgroups
+from agent.engine.docker import DockerEngine
+from agent.engine.infra import REFERENCE, ensure_infra_image
+from agent.engine.protocol import Engine, EngineError, EngineInfo
+from agent.images.puller import ImagePuller
+from agent.link.bootstrap import JoinError, JoinRequest, join_with_patience
+from agent.link.checkpoint import Checkpoint, CheckpointTooNew
+from agent.link.files import NodeFiles
+from agent.link.link import Link
+from agent.link.streams import AgentStreams, NamespaceConnector
+from agent.network import NetworkSetup
+from agent.node.facts import FactsError, HostFacts, health, host_facts, node_address
+from agent.node.heartbeat import Heartbeat
+from agent.node.status import NodeSettings
+from agent.pods import labels
+from agent.pods.dns import DnsConfig, node_resolver
+from agent.pods.environment import NodeFacts
+from agent.pods.events import PodEvents
+from agent.pods.files import PodFiles
+from agent.pods.manager import PodManager
+from agent.pods.rooms import OomFloor, Rooms
+from agent.probes.prober import HostHttpHook, HostProber
+from agent.volumes.host import HostVolumes
+from agent.volumes.mounts import HostMounter
+from netplugin import netns
+from netplugin.network import NodeNetwork
+from netplugin.protocol import NetworkError
+from sampan import __version__
+from sampan.loop import logs
+from sampan.loop.backoff import Backoff
+from sampan.loop.clock import Clock, SystemClock
+from sampan.loop.notify import Notifier
+from sampan.loop.tasks import supervise
+from sampan.pki.tokens import BootstrapToken
+
+log = logging.getLogger(__name__)
+
+NETWORK_PATIENCE = 10.0
+"""Seconds that pods' workers wait at start for the network, so that running pods are not looked at without it."""
+CAP_SYS_RESOURCE = 24
+SNAP = "/var/snap/"
+
+
+class StartError(Exception):
+    """The agent cannot start on this host; the message says why and what to do."""
+
+
+EXPECTED = (StartError, JoinError, FactsError, CheckpointTooNew, labels.UnknownLabels)
+
+
+class Agent:
+    """One process: a node."""
+
+    def __init__(self, config: settings.Config, clock: Clock, notifier: Notifier) -> None:
+        self._config = config
+        self._clock = clock
+        self._notifier = notifier
+
+    async def run(self) -> None:
+        """Run until cancelled."""
+        config, clock = self._config, self._clock
+        files = NodeFiles(config.certificates)
+        engine = DockerEngine(config.docker_host)
+        network = make_network(config, clock)
+        volumes = make_volumes(config, clock)
+        try:
+            await self._join(files)
+            info = await self._engine_info(engine)
+            facts, address = host_facts(), node_address(config.node_ip)
+            link = Link(config.node_name, config.node_server, files, clock,
+                        checkpoint=Checkpoint(config.root_dir, config.node_name))
+            setup = NetworkSetup(config.node_name, link.view, network, clock)
+            rooms = self._rooms(engine, network, volumes, make_cgroups(config, info), link, facts, address)
+            manager = PodManager(rooms)
+            link.serve_streams(AgentStreams(engine, manager, NamespaceConnector(netns.open_socket), clock))
+            heartbeat = Heartbeat(NodeSettings(config.node_name, address, config.max_pods), facts, health, engine,
+                                  link.view, link.reports, clock, problems=(setup.problem,))
+            async with asyncio.TaskGroup() as group:
+                group.create_task(link.run())
+                for name, run in (("heartbeat", heartbeat.run), ("pod network", network.run),
+                                  ("network setup", setup.run)):
+                    group.create_task(supervise(name, run, clock))
+                group.create_task(self._pods(manager, link, setup))
+                group.create_task(self._watchdog())
+                self._notifier.ready()
+                log.info("node %s is up", config.node_name)
+        finally:
+            self._notifier.stopping()
+            volumes.close()
+            await network.close()
+            await engine.close()
+
+    def _rooms(self, engine: Engine, network: NodeNetwork, volumes: HostVolumes, cgroups: Cgroups, link: Link,
+               facts: HostFacts, address: str) -> Rooms:
+        config, clock = self._config, self._clock
+
+        async def infra_image(missing: bool) -> str:
+            return config.infra_image or (await ensure_infra_image(engine) if missing else REFERENCE)
+
+        resolv_conf = str(config.resolv_conf)
+        return Rooms(
+            node=NodeFacts(config.node_name, address, {"cpu": str(facts.cpus), "memory": str(facts.memory)}),
+            engine=engine, network=network, volumes=volumes, cgroups=cgroups, prober=HostProber(engine),
+            http_hook=HostHttpHook(), images=ImagePuller(engine, link.view, clock), view=link.view,
+            reports=link.reports, events=PodEvents(link.reports, config.node_name, clock),
+            files=PodFiles(config.root_dir / "pods"), clock=clock, infra_image=infra_image,
+            memory_capacity=facts.memory, dns=DnsConfig(node=lambda: node_resolver(resolv_conf)),
+            pod_pids_limit=config.pod_pids_limit, oom_floor=OomFloor(-1000 if may_lower_oom_scores() else 0))
+
+    async def _join(self, files: NodeFiles) -> None:
+        """Get an identity where there is none."""
+        config = self._config
+        if files.present():
+            return
+        if config.bootstrap_token_file is None or not config.server:
+            raise StartError("bootstrap-token-file: this node has not joined yet and needs a token and --server; "
+                             "make one with: sampan token create")
+        try:
+            words = config.bootstrap_token_file.read_text("utf-8").split()
+            token = BootstrapToken.parse(words[0] if words else "")
+        except (OSError, ValueError) as error:
+            raise StartError(f"bootstrap-token-file: {config.bootstrap_token_file}: {error}") from error
+        ca_hash = config.ca_hash or (words[1] if len(words) > 1 else "")
+        if not ca_hash:
+            raise StartError("ca-hash: needed to join; it stands after the token, or is given with --ca-hash")
+        files.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        await join_with_patience(JoinRequest(config.server, token, ca_hash, config.node_name), files, self._clock)
+
+    async def _engine_info(self, engine: Engine) -> EngineInfo:
+        """What the engine is, once it answers: an engine that is down is waited for."""
+        failures = 0
+        while True:
+            try:
+                info = await engine.info()
+            except EngineError as error:
+                failures += 1
+                log.warning("Docker at %s does not answer: %s", self._config.docker_host, error)
+                self._notifier.status("waiting for Docker")
+                await self._clock.sleep(Backoff(initial=0.5, maximum=10.0).delay(failures))
+                continue
+            if info.root_dir.startswith(SNAP):
+                raise StartError("Docker is a snap here: it cannot mount pods' volumes. Remove it (snap remove docker) "
+                                 "and install Docker from the distribution or from Docker's own repository")
+            return info
+
+    async def _pods(self, manager: PodManager, link: Link, setup: NetworkSetup) -> None:
+        """The workers begin once there is a view, and a network if it comes soon."""
+        await link.view.loaded()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(NETWORK_PATIENCE):
+                await setup.ready.wait()
+        await manager.run()
+
+    async def _watchdog(self) -> None:
+        interval = self._notifier.watchdog_interval
+        while interval:
+            self._notifier.alive()
+            await self._clock.sleep(interval)
+
+
+def make_network(config: settings.Config, clock: Clock) -> NodeNetwork:
+    """The pod network, with its files under the run directory."""
+    return NodeNetwork(config.run_dir / "ipam", cluster_cidr=config.pod_cidr, clock=clock)
+
+
+def make_volumes(config: settings.Config, clock: Clock) -> HostVolumes:
+    """The volumes, under the root directory."""
+    return HostVolumes(config.root_dir, HostMounter(), clock.now)
+
+
+def make_cgroups(config: settings.Config, info: EngineInfo) -> Cgroups:
+    """Pods' cgroups, by the engine's driver and the kernel's version."""
+    return FakeCgroups()
+
+
+def may_lower_oom_scores(status: Path = Path("/proc/self/status")) -> bool:
+    """Whether this host lets its root set negative OOM scores (it takes CAP_SYS_RESOURCE)."""
+    for line in status.read_text("utf-8").splitlines():
+        name, _, value = line.partition(":")
+        if name == "CapEff":
+            return bool(int(value.strip(), 16) >> CAP_SYS_RESOURCE & 1)
+    return True
+
+
+async def cleanup(config: settings.Config) -> None:
+    """Take away all that the agent made on this host: containers, network, volumes, cgroups."""
+    clock = SystemClock()
+    engine = DockerEngine(config.docker_host)
+    network, volumes = make_network(config, clock), make_volumes(config, clock)
+    try:
+        found = await engine.list(labels.owned_by(config.node_name))
+        await asyncio.gather(*(engine.remove(box.id) for box in found))
+        await network.teardown()
+        pods = PodFiles(config.root_dir / "pods")
+        for uid in {*await volumes.known(), *pods.known()}:
+            pods.remove(uid)
+            await volumes.teardown(uid)
+        cgroups = make_cgroups(config, await engine.info())
+        for uid in await cgroups.live():
+            await cgroups.remove(uid)
+    finally:
+        volumes.close()
+        await network.close()
+        await engine.close()
+
+
+@contextlib.contextmanager
+def only_agent(run_dir: Path) -> Iterator[None]:
+    """Hold the lock that keeps a second agent from the same directories; StartError where another has it."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with (run_dir / "agent.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StartError(f"another sampan-agent runs with the run directory {run_dir}") from error
+        yield
+
+
+async def _run_until_signalled(run: Callable[[], Awaitable[None]]) -> None:
+    """SIGTERM and SIGINT end the agent in good order."""
+    task = asyncio.current_task()
+    assert task is not None
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await run()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command."""
+    flags = settings.parser().parse_args(arguments)
+    if flags.version:
+        print(f"sampan-agent {__version__} (Kubernetes v1.32)")
+        return 0
+    try:
+        config = settings.resolve(vars(flags), os.environ)
+    except settings.ConfigError as error:
+        print(f"sampan-agent: {error}", file=sys.stderr)
+        return 2
+    logs.setup(config.log_level)
+    import uvloop  # noqa: PLC0415 - takes part only when a loop is about to run
+
+    async def command() -> None:
+        if flags.command == "cleanup":
+            await cleanup(config)
+        else:
+            await Agent(config, SystemClock(), Notifier()).run()
+
+    try:
+        with only_agent(config.run_dir), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_run_until_signalled(command))
+    except (*EXPECTED, EngineError, NetworkError, BaseExceptionGroup) as failure:
+        failures = _leaves(failure)
+        if not all(isinstance(error, (*EXPECTED, EngineError, NetworkError)) for error in failures):
+            raise
+        for reason in failures:
+            log.error("%s", reason)  # noqa: TRY400 - it says what to do; a traceback would not
+        return 1
+    return 0
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
