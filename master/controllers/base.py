@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from sampan.api.errors import ApiError
@@ -47,9 +47,10 @@ class Counters:
 class Controller(Generic[K]):
     """A keyed queue and the workers that empty it; subclasses fill the queue from informers and say what to do."""
 
-    def __init__(self, name: str, deps: Deps, *, workers: int = 4) -> None:
+    def __init__(self, name: str, deps: Deps, *, workers: int = 4, component: str = "") -> None:
+        """`component` is what `kubectl describe` shows as the source of events, by default ``<name>-controller``."""
         self.name = name
-        self.deps = deps
+        self.deps = replace(deps, events=deps.events.named(component or f"{name}-controller"))
         self.queue: WorkQueue[K] = WorkQueue(Backoff(initial=0.05, maximum=300.0))
         self.counters = Counters()
         self._workers = workers

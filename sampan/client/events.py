@@ -46,6 +46,7 @@ def reference(obj: Object, field_path: str = "") -> ObjectReference:
 
 @dataclass(frozen=True, slots=True)
 class _Note:
+    component: str
     about: ObjectReference
     type: EventKind
     reason: str
@@ -110,7 +111,7 @@ class Correlator:
 
 def _who(note: _Note) -> tuple[str | None, ...]:
     about = note.about
-    return about.kind, about.namespace, about.name, about.uid, about.api_version, about.field_path
+    return note.component, about.kind, about.namespace, about.name, about.uid, about.api_version, about.field_path
 
 
 def _remember(cache: OrderedDict[object, V], key: object, fresh: V) -> V:
@@ -123,27 +124,32 @@ def _remember(cache: OrderedDict[object, V], key: object, fresh: V) -> V:
 
 
 class EventRecorder:
-    """Writes Events on behalf of one component; share it between all parts of that component."""
+    """Writes Events; all parts of a process share one, each under its own component's name."""
 
-    def __init__(self, client: Client, clock: Clock, component: str, host: str = "", *, capacity: int = 1000) -> None:
+    def __init__(self, client: Client, clock: Clock, component: str, host: str = "", *, capacity: int = 1000,
+                 queue: asyncio.Queue[_Note] | None = None) -> None:
+        """`queue` is another recorder's, whose `run` then writes for both."""
         self._client = client
         self._clock = clock
         self._component = component
         self._host = host
-        self._queue: asyncio.Queue[_Note] = asyncio.Queue(capacity)
+        self._queue = queue or asyncio.Queue[_Note](capacity)
         self._correlator = Correlator()
         self._stamp = 0
-        self.dropped = 0
-        """Events lost to a full queue."""
+
+    def named(self, component: str) -> EventRecorder:
+        """The same recorder on behalf of another component; only the first one's `run` is needed."""
+        return EventRecorder(self._client, self._clock, component, self._host, queue=self._queue)
 
     def event(self, about: Object | ObjectReference, kind: EventKind, reason: str, message: str, *,
               annotations: dict[str, str] | None = None) -> None:
         """Tell of something; returns at once."""
         target = about if isinstance(about, ObjectReference) else reference(about)
         try:
-            self._queue.put_nowait(_Note(target, kind, reason, message, tuple((annotations or {}).items())))
+            self._queue.put_nowait(_Note(self._component, target, kind, reason, message,
+                                         tuple((annotations or {}).items())))
         except asyncio.QueueFull:
-            self.dropped += 1
+            log.debug("dropped an event about %s/%s: %s", target.kind, target.name, message)
 
     def normal(self, about: Object | ObjectReference, reason: str, message: str) -> None:
         """Something went as it should."""
@@ -203,7 +209,7 @@ class EventRecorder:
             metadata=ObjectMeta(name=name, namespace=namespace, annotations=dict(note.annotations)),
             involved_object=note.about, type=note.type, reason=note.reason, message=message, count=told.count + 1,
             first_timestamp=told.first, last_timestamp=now,
-            source=EventSource(component=self._component, host=self._host or None),
-            reporting_component=self._component, reporting_instance=self._host))
+            source=EventSource(component=note.component, host=self._host or None),
+            reporting_component=note.component, reporting_instance=self._host))
         told.name = name
         told.count += 1

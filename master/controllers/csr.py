@@ -1,0 +1,103 @@
+"""Certificate signing requests, carried out: approved where that is safe, signed, and cleaned up."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Protocol
+
+from msgspec.structs import replace
+
+from master.controllers import csr_plan as plans
+from master.controllers.base import Controller, Deps, ignore_missing
+from sampan.api.errors import ApiError
+from sampan.api.resources import CERTIFICATESIGNINGREQUESTS as CSRS
+from sampan.api.times import Time
+from sampan.api.types.certificates_v1 import CertificateSigningRequest as Csr
+from sampan.api.types.certificates_v1 import CertificateSigningRequestCondition as Condition
+from sampan.client.informer import either
+from sampan.client.protocol import DeleteOptions
+from sampan.pki.ca import CertificateError
+
+log = logging.getLogger(__name__)
+
+LONGEST = timedelta(days=365)
+
+
+class Signer(Protocol):
+    """Issues certificates; `sampan.pki.ca.Authority` is one."""
+
+    def sign(self, request: bytes, usages: Sequence[str], lifetime: timedelta) -> bytes:
+        """The PEM certificate for a PEM request; CertificateError."""
+
+
+class CsrController(Controller[str]):
+    """Approves nodes' client certificates, signs what is approved, and deletes old requests."""
+
+    def __init__(self, deps: Deps, signer: Signer, *, longest: timedelta = LONGEST) -> None:
+        super().__init__("csr", deps)
+        self._signer = signer
+        self._longest = longest
+        self._requests = deps.informers.get(CSRS)
+        self._requests.add_handler(self._changed)
+
+    def _changed(self, old: Csr | None, new: Csr | None) -> None:
+        if new is not None:
+            self.queue.add(either(old, new).metadata.name)
+
+    async def reconcile(self, key: str) -> None:
+        """The next step in a request's life; the change that it makes brings the one after."""
+        csr = self._requests.get(key)
+        if csr is None or csr.metadata.deletion_timestamp is not None:
+            return
+        if not plans.is_decided(csr):
+            await self._approve(csr)
+        elif plans.is_to_sign(csr):
+            await self._sign(csr)
+        due = plans.delete_at(csr)
+        if due is None:
+            return
+        left = (due - self.deps.clock.now()).total_seconds()
+        if left > 0:
+            self.queue.add_after(key, left)
+        else:
+            await ignore_missing(self.deps.client.delete(CSRS, key, options=DeleteOptions(uid=csr.metadata.uid)))
+
+    async def _approve(self, csr: Csr) -> None:
+        if csr.spec.signer_name != plans.NODE_CLIENT:
+            return
+        try:
+            message = plans.approval(csr, plans.read(csr.spec.request))
+        except CertificateError as error:
+            log.info("certificate request %s: %s", csr.metadata.name, error)
+            return
+        if message:
+            await self._write(csr, self._condition("Approved", "AutoApproved", message), "approval")
+
+    async def _sign(self, csr: Csr) -> None:
+        spec, certificate = csr.spec, b""
+        try:
+            complaint = plans.complaint(spec.signer_name, spec.usages, plans.read(spec.request))
+            if not complaint:
+                certificate = self._signer.sign(spec.request, spec.usages, plans.lifetime(csr, self._longest))
+        except CertificateError as error:
+            complaint = str(error)
+        if complaint:
+            await self._write(csr, self._condition("Failed", "SignerValidationFailure", complaint), "status")
+            return
+        status = replace(csr.status, certificate=certificate)
+        await ignore_missing(self.deps.client.update(CSRS, replace(csr, status=status), subresource="status"))
+
+    async def _write(self, csr: Csr, condition: Condition, subresource: str) -> None:
+        status = replace(csr.status, conditions=[*csr.status.conditions, condition])
+        try:
+            await self.deps.client.update(CSRS, replace(csr, status=status), subresource=subresource)
+        except ApiError as error:
+            if not error.is_not_found:
+                raise
+
+    def _condition(self, kind: str, reason: str, message: str) -> Condition:
+        now = Time.of(self.deps.clock.now())
+        return Condition(type=kind, status="True", reason=reason, message=message, last_update_time=now,
+                         last_transition_time=now)

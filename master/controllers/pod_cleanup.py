@@ -1,0 +1,137 @@
+"""Pods that have to go: from nodes that are no more, and from nodes with taints that they do not tolerate."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from master.controllers import node_plan as plans
+from master.controllers.base import Controller, Deps, Key, ignore_missing
+from master.controllers.pods import is_terminal, replaced
+from sampan.api.errors import ApiError
+from sampan.api.resources import NODES, PODS
+from sampan.api.times import Time
+from sampan.api.types.core_v1 import Node, Pod, PodCondition
+from sampan.client.informer import either, key_of
+from sampan.client.protocol import DeleteOptions
+
+QUARANTINE = 40.0
+"""Seconds that a node must be missing before its pods are taken for lost."""
+
+
+class PodGarbageCollector(Controller[str]):
+    """Removes pods whose node is gone. A key is a node's name."""
+
+    def __init__(self, deps: Deps, *, quarantine: float = QUARANTINE) -> None:
+        super().__init__("pod-garbage", deps)
+        self._quarantine = quarantine
+        self._nodes, self._pods = deps.informers.get(NODES), deps.informers.get(PODS)
+        self._pods.add_indexer("node", lambda pod: [pod.spec.node_name] if pod.spec.node_name else [])
+        self._missing: dict[str, float] = {}
+        self._nodes.add_handler(self._node_changed)
+        self._pods.add_handler(self._pod_changed)
+
+    def _node_changed(self, old: Node | None, new: Node | None) -> None:
+        name = either(old, new).metadata.name
+        if new is None:
+            self.queue.add(name)
+        else:
+            self._missing.pop(name, None)
+
+    def _pod_changed(self, old: Pod | None, new: Pod | None) -> None:
+        name = new.spec.node_name if new is not None else None
+        if name and (old is None or old.spec.node_name != name) and self._nodes.get(name) is None:
+            self.queue.add(name)
+
+    async def reconcile(self, key: str) -> None:
+        """Wait out the quarantine, make sure that the node is really gone, remove its pods."""
+        pods = self._pods.by_index("node", key)
+        if not pods or self._nodes.get(key) is not None:
+            self._missing.pop(key, None)
+            return
+        since = self._missing.setdefault(key, self.deps.clock.monotonic())
+        left = self._quarantine - (self.deps.clock.monotonic() - since)
+        if left > 0:
+            self.queue.add_after(key, left)
+            return
+        if await self._exists(key):
+            return
+        for pod in pods:
+            await self._remove(pod)
+
+    async def _exists(self, name: str) -> bool:
+        try:
+            await self.deps.client.get(NODES, name)
+        except ApiError as error:
+            if not error.is_not_found:
+                raise
+            return False
+        return True
+
+    async def _remove(self, pod: Pod) -> None:
+        client = self.deps.client
+        if not is_terminal(pod):
+            condition = PodCondition(type="DisruptionTarget", status="True", reason="DeletionByPodGC",
+                                     message="PodGC: node no longer exists",
+                                     last_transition_time=Time.of(self.deps.clock.now()))
+            status = replace(pod.status, phase="Failed", conditions=replaced(pod.status.conditions, condition))
+            if not await ignore_missing(client.update(PODS, replace(pod, status=status), subresource="status")):
+                return
+        await ignore_missing(client.delete(PODS, pod.metadata.name, pod.metadata.namespace, DeleteOptions(
+            grace_period=0, uid=pod.metadata.uid)))
+
+
+class TaintEvictionController(Controller[Key]):
+    """Removes pods from nodes with NoExecute taints, at once or when their toleration runs out."""
+
+    def __init__(self, deps: Deps) -> None:
+        super().__init__("taint-eviction", deps, workers=8)
+        self._nodes, self._pods = deps.informers.get(NODES), deps.informers.get(PODS)
+        self._pods.add_indexer("node", lambda pod: [pod.spec.node_name] if pod.spec.node_name else [])
+        self._waiting: set[Key] = set()
+        self._nodes.add_handler(self._node_changed)
+        self._pods.add_handler(self._pod_changed)
+
+    def _node_changed(self, old: Node | None, new: Node | None) -> None:
+        if new is not None and _no_execute(old) != _no_execute(new):
+            for pod in self._pods.by_index("node", new.metadata.name):
+                self.queue.add(key_of(pod))
+
+    def _pod_changed(self, old: Pod | None, new: Pod | None) -> None:
+        if new is None:
+            self._waiting.discard(key_of(either(old, new)))
+        elif new.spec.node_name and (old is None or old.spec != new.spec):
+            node = self._nodes.get(new.spec.node_name)
+            if _no_execute(node):
+                self.queue.add(key_of(new))
+
+    async def reconcile(self, key: Key) -> None:
+        """Evict the pod, or come back when it is time."""
+        pod = self._pods.get(key[1], key[0])
+        node = self._nodes.get(pod.spec.node_name) if pod is not None and pod.spec.node_name else None
+        if pod is None or node is None or pod.metadata.deletion_timestamp is not None:
+            self._waiting.discard(key)
+            return
+        due = plans.eviction(pod, node.spec.taints, self.deps.clock.now()).at
+        if due is None:
+            if key in self._waiting:
+                self._waiting.discard(key)
+                self.deps.events.normal(pod, "TaintManagerEviction", f"Cancelling deletion of Pod {key[0]}/{key[1]}")
+            return
+        left = (due - self.deps.clock.now()).total_seconds()
+        if left > 0:
+            self._waiting.add(key)
+            self.queue.add_after(key, left)
+            return
+        self._waiting.discard(key)
+        self.deps.events.normal(pod, "TaintManagerEviction", f"Marking for deletion Pod {key[0]}/{key[1]}")
+        condition = PodCondition(type="DisruptionTarget", status="True", reason="DeletionByTaintManager",
+                                 message="Taint manager: deleting due to NoExecute taint",
+                                 last_transition_time=Time.of(self.deps.clock.now()))
+        status = replace(pod.status, conditions=replaced(pod.status.conditions, condition))
+        client = self.deps.client
+        if await ignore_missing(client.update(PODS, replace(pod, status=status), subresource="status")):
+            await ignore_missing(client.delete(PODS, key[1], key[0], DeleteOptions(uid=pod.metadata.uid)))
+
+
+def _no_execute(node: Node | None) -> list[tuple[str, str | None]]:
+    return [(taint.key, taint.value) for taint in node.spec.taints if taint.effect == "NoExecute"] if node else []
