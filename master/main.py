@@ -11,7 +11,6 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 from master import config as settings
 from master.apiserver import keys
@@ -26,13 +25,13 @@ from master.apiserver.local import LocalClient
 from master.apiserver.registry import Registry
 from master.apiserver.schema import SchemaRegistry, load_definitions
 from master.apiserver.write import Writer
+from master.components import load_components
 from master.store.compactor import Compactor
 from master.store.encrypted import EncryptedStore
 from master.store.protocol import Store, StoreError
 from master.store.sqlite import SqliteStore
 from sampan import __version__
 from sampan.api.resources import EVENTS, LEASES, SECRETS, SERVICES
-from sampan.client.protocol import Client
 from sampan.loop import logs
 from sampan.loop.clock import Clock, SystemClock
 from sampan.loop.notify import Notifier
@@ -156,19 +155,6 @@ class Master:
         log.info("ready: %s", ", ".join(self._config.components))
 
 
-@dataclass(slots=True)
-class Components:
-    """What runs beside the API server, and the streams that it hands over."""
-
-    runs: dict[str, Run] = field(default_factory=dict)
-    connect: dict[tuple[str, str], Any] = field(default_factory=dict)
-
-
-def load_components(config: settings.Config, client: Client, clock: Clock, pki: ClusterPki | None) -> Components:
-    """Make the components that are wanted; each is imported only if it is."""
-    return Components()
-
-
 @asynccontextmanager
 async def open_store(config: settings.Config) -> AsyncIterator[Store]:
     """The embedded database, with Secrets encrypted."""
@@ -213,8 +199,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         failures = _leaves(failure)
         if not all(isinstance(error, EXPECTED) for error in failures):
             raise
-        for error in failures:
-            log.error("%s", error)  # noqa: TRY400 - it says what to do; a traceback would not
+        for reason in failures:
+            log.error("%s", reason)  # noqa: TRY400 - it says what to do; a traceback would not
         return 1
     return 0
 

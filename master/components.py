@@ -1,0 +1,99 @@
+"""The parts that run beside the API server: made here, started by main. Each is imported only if it is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from master.config import Config
+from sampan.client.events import EventRecorder
+from sampan.client.informer import InformerFactory
+from sampan.client.protocol import Client
+from sampan.loop.clock import Clock
+from sampan.pki import ca
+from sampan.pki.cluster import ClusterPki
+
+if TYPE_CHECKING:
+    from master.nodes.service import NodeService, ServerTls
+
+Run = Callable[[], Awaitable[None]]
+
+NODE_CERTIFICATE_LIFETIME = timedelta(days=365)
+
+
+@dataclass(slots=True)
+class Components:
+    """What runs beside the API server, and the streams that it hands over."""
+
+    runs: dict[str, Run] = field(default_factory=dict)
+    connect: dict[tuple[str, str], Any] = field(default_factory=dict)
+
+
+def load_components(config: Config, client: Client, clock: Clock, pki: ClusterPki | None) -> Components:
+    """Make the components that the configuration names, over shared informers.
+
+    Without the cluster's keys (a process that works against an API server elsewhere) nothing is signed here.
+    """
+    informers = InformerFactory(client, clock)
+    result = Components({"informers": informers.run})
+    if "scheduler" in config.components:
+        _add_scheduler(result, client, informers, clock)
+    if "controllers" in config.components:
+        _add_controllers(result, config, client, informers, clock, pki)
+    if "nodes" in config.components and pki is not None:
+        _add_nodes(result, config, client, informers, pki)
+    return result
+
+
+def _add_scheduler(result: Components, client: Client, informers: InformerFactory, clock: Clock) -> None:
+    from master.scheduler.scheduler import NAME, Scheduler  # noqa: PLC0415 - brings numpy along
+
+    recorder = EventRecorder(client, clock, NAME)
+    result.runs["scheduler-events"] = recorder.run
+    result.runs["scheduler"] = Scheduler(client, informers, clock, recorder).run
+
+
+def _add_controllers(result: Components, config: Config, client: Client, informers: InformerFactory, clock: Clock,
+                     pki: ClusterPki | None) -> None:
+    from master.controllers.manager import ControllerManager, ControllerOptions  # noqa: PLC0415 - only if wanted
+
+    options = ControllerOptions(cluster_cidr=config.pod_cidr,
+                                ca_bundle=pki.path("ca.crt").read_text() if pki else "",
+                                signer=pki.authority() if pki else None)
+    result.runs["controllers"] = ControllerManager(client, clock, options, informers=informers).run
+
+
+def _add_nodes(result: Components, config: Config, client: Client, informers: InformerFactory,
+               pki: ClusterPki) -> None:
+    from master.apiserver.streaming import PodStreams  # noqa: PLC0415 - only if wanted
+    from master.nodes.service import NodeService, ServerTls  # noqa: PLC0415 - brings gRPC along
+
+    def tls() -> ServerTls:
+        return ServerTls(*(pki.path(name).read_bytes() for name in ("apiserver.crt", "apiserver.key", "ca.crt")))
+
+    service: NodeService = NodeService(client, informers, tls, f"{config.bind_address}:{config.node_port_grpc}",
+                                       NodeSigner(pki))
+    result.runs["nodes"] = service.run
+    result.connect.update(PodStreams(service).handlers)
+
+
+class NodeSigner:
+    """Renews the certificate of a node that shows its present one."""
+
+    def __init__(self, pki: ClusterPki) -> None:
+        self._pki = pki
+
+    async def sign_node(self, request: bytes, node: str) -> bytes:
+        """The certificate for the node's new key; ApiError 403 where the request names somebody else."""
+        from sampan.api.errors import bad_request, forbidden_request  # noqa: PLC0415 - rarely called
+
+        try:
+            identity = ca.request_identity(request)
+            if identity != ca.Identity(f"system:node:{node}", ("system:nodes",)):
+                raise forbidden_request("certificates.k8s.io", "certificatesigningrequests", node,
+                                        f"node {node} may only renew its own certificate")
+            return self._pki.authority().sign(request, ("client auth",), NODE_CERTIFICATE_LIFETIME)
+        except ca.CertificateError as error:
+            raise bad_request(str(error)) from error
