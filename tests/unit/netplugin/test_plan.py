@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from netplugin import names
+from netplugin.ipam import Lease
+from netplugin.kernel.firewall import Backend, parse_version
+from netplugin.kernel.monitor import disturbs
+from netplugin.plan import (
+    Action,
+    AddAddress,
+    BridgeSpec,
+    Connect,
+    CreateBridge,
+    DeletePort,
+    DropAddress,
+    PortSpec,
+    Seen,
+    SeenBridge,
+    SeenPort,
+    SetBridge,
+    plan,
+)
+from netplugin.protocol import HostPort, NetworkError
+from netplugin.rules import Firewall, chains, restore_input
+
+BRIDGE = BridgeSpec("sampan0", IPv4Interface("10.42.7.1/24"), 1450)
+THERE = SeenBridge(5, "0a:58:0a:2a:07:01", 1450, True, frozenset({BRIDGE.address}))
+PORT = PortSpec("smp000000000001", IPv4Address("10.42.7.2"))
+GOOD = SeenPort(9, 5, True, True, 1450)
+
+
+@pytest.mark.parametrize(("seen", "expected"), [
+    (Seen(THERE, {PORT.name: GOOD}), []),
+    (Seen(THERE, {}), []),
+    (Seen(None, {}), [CreateBridge(BRIDGE)]),
+    (Seen(None, {PORT.name: GOOD}), [CreateBridge(BRIDGE), Connect(PORT.name, BRIDGE)]),
+    (Seen(replace(THERE, up=False), {}), [SetBridge(BRIDGE)]),
+    (Seen(replace(THERE, mtu=1500), {PORT.name: replace(GOOD, mtu=1500)}),
+     [SetBridge(BRIDGE), Connect(PORT.name, BRIDGE)]),
+    (Seen(replace(THERE, addresses=frozenset({IPv4Interface("10.42.1.1/24")})), {}),
+     [DropAddress(BRIDGE, IPv4Interface("10.42.1.1/24")), AddAddress(BRIDGE)]),
+    (Seen(THERE, {PORT.name: replace(GOOD, master=0)}), [Connect(PORT.name, BRIDGE)]),
+    (Seen(THERE, {PORT.name: replace(GOOD, hairpin=False)}), [Connect(PORT.name, BRIDGE)]),
+    (Seen(THERE, {"smp0000000000ff": GOOD}), [DeletePort("smp0000000000ff")]),
+])
+def test_plan(seen: Seen, expected: list[Action]) -> None:
+    assert plan(BRIDGE, {PORT.name: PORT}, seen) == expected
+
+
+def test_others_ports_can_be_left_alone() -> None:
+    assert plan(BRIDGE, {}, Seen(THERE, {"smp0000000000ff": GOOD}), delete_others=False) == []
+
+
+@given(st.text(max_size=80))
+def test_veth_names_fit_the_kernel(sandbox_id: str) -> None:
+    assert names.is_veth(names.veth(sandbox_id))
+    assert len(names.veth(sandbox_id)) == 15
+
+
+def test_veth_names_show_the_container_s_id() -> None:
+    assert names.veth("0123456789ab" + "cd" * 26) == "smp0123456789ab"
+    assert not names.is_veth("veth0123456")
+    assert names.pod_mac(IPv4Address("10.42.7.2")) == "0a:58:0a:2a:07:02"
+
+
+def test_rules() -> None:
+    lease = Lease(IPv4Address("10.42.7.2"), "id", "web", "front", "uid",
+                  (HostPort(8080, 80), HostPort(5353, 53, "UDP", "127.0.0.1")))
+    wanted = Firewall(IPv4Network("10.42.7.0/24"), IPv4Network("10.42.0.0/16"), (lease,), random_fully=False)
+    text = restore_input(chains(wanted))
+    assert text.count("COMMIT") == 2
+    assert ('-A SAMPAN-HOSTPORTS -p tcp -m tcp --dport 8080 -m comment --comment "web/front" '
+            "-j DNAT --to-destination 10.42.7.2:80\n") in text
+    assert "-A SAMPAN-HOSTPORTS -d 127.0.0.1 -p udp -m udp --dport 5353" in text
+    assert "-A SAMPAN-POSTROUTING -s 10.42.7.0/24 -d 10.42.0.0/16 -j RETURN\n" in text
+    assert "random-fully" not in text
+    assert "random-fully" in restore_input(chains(replace(wanted, random_fully=True)))
+
+
+@pytest.mark.parametrize(("text", "backend"), [
+    ("iptables v1.8.9 (nf_tables)\n", Backend((1, 8, 9), True)),
+    ("iptables v1.8.4 (legacy)\n", Backend((1, 8, 4), False)),
+    ("iptables v1.6.1\n", Backend((1, 6, 1), False)),
+])
+def test_iptables_versions(text: str, backend: Backend) -> None:
+    assert parse_version(text) == backend
+    assert backend.random_fully == (backend.version >= (1, 6, 2))
+    assert bool(backend.warning) == (backend.version == (1, 8, 4))
+
+
+def test_an_unknown_iptables() -> None:
+    with pytest.raises(NetworkError, match="nonsense"):
+        parse_version("nonsense")
+
+
+def message(kind: int, flags: int = 1) -> bytes:
+    body = bytes(4) + (7).to_bytes(4, "little") + flags.to_bytes(4, "little") + bytes(4)
+    return (16 + len(body)).to_bytes(4, "little") + kind.to_bytes(2, "little") + bytes(10) + body
+
+
+@pytest.mark.parametrize(("data", "expected"), [
+    (message(16, 0x11043), False),  # a link that is up
+    (message(16, 0x1002), True),  # one that went down
+    (message(16) + message(17), True),  # one that was deleted
+    (message(20), False),  # a new address
+    (message(21), True),
+    (message(25), True),
+    (b"", False),
+    (bytes(40), False),
+])
+def test_only_losses_disturb(data: bytes, expected: bool) -> None:
+    assert disturbs(data) is expected
