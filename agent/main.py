@@ -13,8 +13,8 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
 from agent import config as settings
-from agent.cgroups.fake import FakeCgroups
-from agent.cgroups.protocol import Cgroups
+from agent.cgroups.node import NodeCgroups
+from agent.cgroups.protocol import CgroupError, PodLimits
 from agent.engine.docker import DockerEngine
 from agent.engine.infra import REFERENCE, ensure_infra_image
 from agent.engine.protocol import Engine, EngineError, EngineInfo
@@ -34,6 +34,7 @@ from agent.pods.environment import NodeFacts
 from agent.pods.events import PodEvents
 from agent.pods.files import PodFiles
 from agent.pods.manager import PodManager
+from agent.pods.resources import shares
 from agent.pods.rooms import OomFloor, Rooms
 from agent.probes.prober import HostHttpHook, HostProber
 from agent.volumes.host import HostVolumes
@@ -61,7 +62,8 @@ class StartError(Exception):
     """The agent cannot start on this host; the message says why and what to do."""
 
 
-EXPECTED = (StartError, JoinError, FactsError, CheckpointTooNew, labels.UnknownLabels)
+EXPECTED = (StartError, JoinError, FactsError, CheckpointTooNew, labels.UnknownLabels, EngineError, NetworkError,
+            CgroupError)
 
 
 class Agent:
@@ -86,7 +88,9 @@ class Agent:
             link = Link(config.node_name, config.node_server, files, clock,
                         checkpoint=Checkpoint(config.root_dir, config.node_name))
             setup = NetworkSetup(config.node_name, link.view, network, clock)
-            rooms = self._rooms(engine, network, volumes, make_cgroups(config, info), link, facts, address)
+            cgroups = make_cgroups(config, info)
+            await cgroups.setup(PodLimits(cpu_shares=shares(facts.cpus * 1000)))
+            rooms = self._rooms(engine, network, volumes, cgroups, link, facts, address)
             manager = PodManager(rooms)
             link.serve_streams(AgentStreams(engine, manager, NamespaceConnector(netns.open_socket), clock))
             heartbeat = Heartbeat(NodeSettings(config.node_name, address, config.max_pods), facts, health, engine,
@@ -106,7 +110,7 @@ class Agent:
             await network.close()
             await engine.close()
 
-    def _rooms(self, engine: Engine, network: NodeNetwork, volumes: HostVolumes, cgroups: Cgroups, link: Link,
+    def _rooms(self, engine: Engine, network: NodeNetwork, volumes: HostVolumes, cgroups: NodeCgroups, link: Link,
                facts: HostFacts, address: str) -> Rooms:
         config, clock = self._config, self._clock
 
@@ -184,9 +188,9 @@ def make_volumes(config: settings.Config, clock: Clock) -> HostVolumes:
     return HostVolumes(config.root_dir, HostMounter(), clock.now)
 
 
-def make_cgroups(config: settings.Config, info: EngineInfo) -> Cgroups:
-    """Pods' cgroups, by the engine's driver and the kernel's version."""
-    return FakeCgroups()
+def make_cgroups(config: settings.Config, info: EngineInfo) -> NodeCgroups:
+    """Pods' cgroups, by the engine's driver."""
+    return NodeCgroups(info.cgroup_driver, root=config.cgroup_root or "/")
 
 
 def may_lower_oom_scores(status: Path = Path("/proc/self/status")) -> bool:
@@ -214,6 +218,7 @@ async def cleanup(config: settings.Config) -> None:
         cgroups = make_cgroups(config, await engine.info())
         for uid in await cgroups.live():
             await cgroups.remove(uid)
+        await cgroups.teardown()
     finally:
         volumes.close()
         await network.close()
@@ -266,9 +271,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with only_agent(config.run_dir), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_run_until_signalled(command))
-    except (*EXPECTED, EngineError, NetworkError, BaseExceptionGroup) as failure:
+    except (*EXPECTED, BaseExceptionGroup) as failure:
         failures = _leaves(failure)
-        if not all(isinstance(error, (*EXPECTED, EngineError, NetworkError)) for error in failures):
+        if not all(isinstance(error, EXPECTED) for error in failures):
             raise
         for reason in failures:
             log.error("%s", reason)  # noqa: TRY400 - it says what to do; a traceback would not
