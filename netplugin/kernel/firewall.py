@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from netplugin.kernel.generation import generation
 from netplugin.protocol import NetworkError
 from netplugin.rules import JUMPS, Chain, Jump, restore_input
 
@@ -56,6 +57,7 @@ class Firewall:
     def __init__(self) -> None:
         self._backend: Backend | None = None
         self._applied: dict[tuple[str, str], str] = {}
+        self._found_well: int | None = None  # the kernel's generation of rules at the last look without a find
 
     async def backend(self) -> Backend:
         """Looked up once; NetworkError where there is no iptables."""
@@ -71,6 +73,7 @@ class Firewall:
     async def apply(self, chains: Sequence[Chain]) -> None:
         """Write the chains anew, then see to the jumps that lead to them."""
         await self.backend()
+        self._found_well = None
         await _run(["iptables-restore", "--noflush", "-w", _LOCK_WAIT], restore_input(chains))
         for chain in chains:
             self._applied[chain.table, chain.name] = await _print(chain)
@@ -78,10 +81,17 @@ class Firewall:
             await _ensure(jump)
 
     async def check(self, chains: Sequence[Chain]) -> bool:
-        """Put back what others took away or changed; whether anything had to be."""
-        await self.backend()
+        """Put back what others took away or changed; whether anything had to be.
+
+        Nothing is read as long as the kernel says that nobody changed a rule.
+        """
+        now = generation() if (await self.backend()).nf_tables else None
+        if now is not None and now == self._found_well:
+            return False
         if await self._untouched(chains):
-            return any([await _ensure(jump) for jump in JUMPS])
+            missing = any([await _ensure(jump) for jump in JUMPS])
+            self._found_well = None if missing else now
+            return missing
         log.warning("firewall rules were changed by somebody else; writing them again")
         await self.apply(chains)
         return True
@@ -95,6 +105,7 @@ class Firewall:
             if await _succeeds([*_iptables(chain.table), "-F", chain.name]):
                 await _succeeds([*_iptables(chain.table), "-X", chain.name])
         self._applied.clear()
+        self._found_well = None
 
     async def _untouched(self, chains: Sequence[Chain]) -> bool:
         for chain in chains:

@@ -244,6 +244,16 @@ async def test_what_others_delete_comes_back(network: NodeNetwork, pids: list[in
     assert one.ip in run(["iptables-save"])
 
 
+async def test_a_look_at_unchanged_rules_runs_no_command(network: NodeNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
+    await network.heal()  # reads the rules once after they were written
+    monkeypatch.setattr("asyncio.create_subprocess_exec", None)
+    await network.heal()
+    monkeypatch.undo()
+    run(["iptables", "-D", "FORWARD", "1"])
+    await network.heal()
+    assert "SAMPAN-FORWARD" in run(["iptables", "-S", "FORWARD"])
+
+
 async def test_killed_half_way_nothing_is_lost(tmp_path: Path) -> None:
     """Attach in another process that is killed after a random while, again and again; then look for leaks."""
     program = """

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from netplugin import names
 from netplugin.ipam import Lease
 from netplugin.kernel.firewall import Backend, parse_version
+from netplugin.kernel.generation import parse_generation
 from netplugin.kernel.monitor import disturbs
 from netplugin.plan import (
     Action,
@@ -116,3 +117,14 @@ def message(kind: int, flags: int = 1) -> bytes:
 ])
 def test_only_losses_disturb(data: bytes, expected: bool) -> None:
     assert disturbs(data) is expected
+
+
+@pytest.mark.parametrize(("data", "expected"), [
+    (bytes(20) + bytes.fromhex("0800010000000007"), 7),
+    (bytes(20) + bytes.fromhex("0800020000000009") + bytes.fromhex("0800010000000102"), 258),
+    (bytes(20), None),
+    (b"", None),
+    (bytes(20) + bytes.fromhex("00000100"), None),
+])
+def test_the_generation_of_rules(data: bytes, expected: int | None) -> None:
+    assert parse_generation(data) == expected
