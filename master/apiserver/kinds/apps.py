@@ -42,8 +42,7 @@ class _Replicated(Strategy):
         tree = child(obj, "spec")
         tree.setdefault("replicas", 1)
         drop_unset(tree, ("minReadySeconds",))
-        if "template" in tree:
-            pod_defaults.default_template(tree["template"])
+        pod_defaults.default_template(child(tree, "template"))
 
     def prepare_update(self, new: Tree, old: Tree, context: Context) -> None:
         """The status belongs to its own door."""

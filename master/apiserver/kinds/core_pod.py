@@ -8,7 +8,7 @@ from master.apiserver.kinds import checks, pod_containers, pod_defaults, pod_val
 from master.apiserver.kinds.common import NIL, Errors, Tree, items, keep, metadata, notes, same, spec, status
 from master.apiserver.kinds.qos import qos_class
 from master.apiserver.strategy import Context, Strategy
-from sampan.api.errors import forbidden, invalid, required
+from sampan.api.errors import forbidden, invalid, required, show
 
 MAX_INT32 = 2**31 - 1
 SYSTEM_CONDITIONS = ("PodScheduled", "Ready", "Initialized")
@@ -203,7 +203,7 @@ def _differences(old: object, new: object, path: str) -> list[str]:
                 for line in _differences(*pair, f"{path}[{index}]")]
     if same(old, new):
         return []
-    return [f"{sign} {path}: {value}" for sign, value in (("-", old), ("+", new)) if value is not None]
+    return [f"{sign} {path}: {show(value)}" for sign, value in (("-", old), ("+", new)) if value is not None]
 
 
 def _ephemeral_update(new: Tree, old: Tree) -> Errors:

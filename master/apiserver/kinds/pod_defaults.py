@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from master.apiserver.kinds.common import Tree, child, drop_unset, items, part, set_default
+from sampan.api.quantity import Quantity, to_milli
 
 FILE_MODE = 0o644
 DEFAULT_SCHEDULER = "default-scheduler"
@@ -80,13 +81,22 @@ def image_tag(image: str) -> str:
     return "" if at else "latest"
 
 
+def round_up(amounts: Tree) -> None:
+    """Resources are counted in thousandths at the finest; what is finer is rounded up."""
+    for name, text in amounts.items():
+        if isinstance(text, str) and text.endswith(("n", "u")):
+            amounts[name] = str(Quantity.of_milli(to_milli(text)))
+
+
 def _default_container(container: Tree) -> None:
     drop_unset(container, _UNSET_IN_CONTAINER)
     image = container.get("image") or ""
     set_default(container, "imagePullPolicy", "Always" if image_tag(image) == "latest" else "IfNotPresent")
     set_default(container, "terminationMessagePath", "/dev/termination-log")
     set_default(container, "terminationMessagePolicy", "File")
-    child(container, "resources")
+    for amounts in child(container, "resources").values():
+        if isinstance(amounts, dict):
+            round_up(amounts)
     for port in items(container, "ports"):
         drop_unset(port, ("name", "hostPort", "hostIP"))
         set_default(port, "protocol", "TCP")

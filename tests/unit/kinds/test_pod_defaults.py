@@ -105,6 +105,11 @@ def test_qos_class(resources: Tree, expected: str) -> None:
     assert made(POD, pod_with(resources=resources))["status"]["qosClass"] == expected
 
 
+def test_amounts_are_rounded_up_to_thousandths() -> None:
+    stored = made(POD, pod_with(resources={"requests": {"cpu": "1500u", "memory": "1Gi"}}))
+    assert stored["spec"]["containers"][0]["resources"]["requests"] == {"cpu": "2m", "memory": "1Gi"}
+
+
 def test_an_init_container_without_limits_makes_a_pod_burstable() -> None:
     limits = {"limits": {"cpu": "1", "memory": "1Gi"}}
     tree = pod_with(resources=limits)

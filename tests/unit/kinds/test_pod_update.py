@@ -38,10 +38,10 @@ def test_allowed(old: Tree, new: Tree) -> None:
 
 
 @pytest.mark.parametrize(("old", "new", "expected"), [
-    (pod(), pod(nodeName="n"), [f"spec: Forbidden: {NOT_THESE}\n+ spec.nodeName: n"]),
-    (pod(), pod_with(command=["sh"]), [f"spec: Forbidden: {NOT_THESE}\n+ spec.containers[0].command: ['sh']"]),
+    (pod(), pod(nodeName="n"), [f"spec: Forbidden: {NOT_THESE}\n+ spec.nodeName: \"n\""]),
+    (pod(), pod_with(command=["sh"]), [f'spec: Forbidden: {NOT_THESE}\n+ spec.containers[0].command: ["sh"]']),
     (pod(restartPolicy="Never"), pod(),
-     [f"spec: Forbidden: {NOT_THESE}\n- spec.restartPolicy: Never\n+ spec.restartPolicy: Always"]),
+     [f'spec: Forbidden: {NOT_THESE}\n- spec.restartPolicy: "Never"\n+ spec.restartPolicy: "Always"']),
     (pod(), pod(containers=[{"name": "c", "image": "x"}, {"name": "d", "image": "x"}]),
      ["spec.containers: Forbidden: pod updates may not add or remove containers"]),
     (pod(activeDeadlineSeconds=5), pod(),

@@ -20,7 +20,8 @@ Tree = dict[str, Any]
 NAMES = st.sampled_from(["", "a", "web", "A b", "x" * 70])
 PORT = st.fixed_dictionaries({}, optional={
     "name": NAMES, "port": st.integers(0, 70000), "containerPort": st.integers(-1, 70000),
-    "nodePort": st.integers(0, 40000), "protocol": st.sampled_from(["TCP", "UDP", "x"]), "targetPort": st.one_of(st.integers(0, 9), NAMES)})
+    "nodePort": st.integers(0, 40000), "protocol": st.sampled_from(["TCP", "UDP", "x"]),
+    "targetPort": st.one_of(st.integers(0, 9), NAMES)})
 PROBE = st.fixed_dictionaries({}, optional={
     "httpGet": st.fixed_dictionaries({}, optional={"port": st.integers(0, 9), "path": NAMES}),
     "exec": st.fixed_dictionaries({}, optional={"command": st.lists(NAMES, max_size=1)}),
