@@ -47,8 +47,14 @@ CREATE INDEX log_key ON log (key);
 # compaction makes superfluous have been removed.
 META = {"version": SCHEMA_VERSION, "revision": 0, "compacted": 0, "swept": 0}
 
-WAL_WHEN_IDLE = 4 << 20  # bytes of write-ahead log from which on it is written back when nobody waits
-WAL_ALWAYS = 32 << 20  # and from which on even if somebody does
+# The write-ahead log is copied into the database after so many bytes, sooner if nobody waits. Its file is then written
+# over from the beginning, which is cheaper than making it longer again; it is cut only if it has become large.
+CHECKPOINT_WHEN_IDLE = 4 << 20
+CHECKPOINT_ALWAYS = 32 << 20
+WAL_LARGE = 64 << 20
+CHECKPOINT_PATIENCE = 100  # milliseconds that cutting the file may wait for a reader to be done with it
+LOCK_PATIENCE = 5000  # milliseconds that a write may wait for somebody else's, such as a backup's
+PAGE = 4096
 UPKEEP_SECONDS = 0.005  # of compaction between two batches of writes
 SWEEP_ROWS = 100  # looked at between two looks at the time
 VACUUM_PAGES = 64  # given back to the file system between two batches of writes
@@ -73,7 +79,8 @@ def _translated(path: Path) -> Iterator[None]:
 
 def _connect(path: Path) -> sqlite3.Connection:
     # Every connection stays with one thread after it has been made. Transactions are begun and ended by hand.
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5, cached_statements=64)
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False,
+                                 timeout=LOCK_PATIENCE / 1000, cached_statements=64)
     connection.execute("PRAGMA cache_size = -4000")  # KiB
     return connection
 
@@ -92,6 +99,7 @@ class _Database:
         self._tally = tally
         self._connection = _connect(path)
         run = self._connection.execute
+        run(f"PRAGMA page_size = {PAGE}")
         run("PRAGMA auto_vacuum = INCREMENTAL")  # has to come before the first table
         run("PRAGMA journal_mode = WAL")
         run(f"PRAGMA synchronous = {synchronous}")
@@ -100,8 +108,8 @@ class _Database:
         meta = _meta(self._connection)
         self.revision, self.compacted, self._swept = meta["revision"], meta["compacted"], meta["swept"]
         self._vacuum_down_to: int | None = None
-        self._checkpoint_from = 0  # after a checkpoint that readers prevented: not again before this size
-        self._checkpoint()
+        self._unsaved = 0  # bytes in the write-ahead log since the last checkpoint, roughly
+        self._checkpoint(cut=True)
 
     def _prepare_schema(self) -> None:
         run = self._connection.execute
@@ -165,6 +173,7 @@ class _Database:
         kept = write.key not in self._unversioned
         if current and not kept:
             self._connection.execute("DELETE FROM log WHERE revision = ?", (previous,))
+        self._unsaved += 2 * PAGE + len(stored or b"")
         if stored is not None or kept:
             self._connection.execute("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?)", (
                 revision, write.key, created, previous if kept else 0, stored is None, stored))
@@ -193,18 +202,24 @@ class _Database:
 
     def upkeep(self, *, idle: bool) -> bool:
         """A few milliseconds of checkpoint, compaction or vacuum."""
-        if self._wal_bytes() > max(WAL_WHEN_IDLE if idle else WAL_ALWAYS, self._checkpoint_from):
-            self._checkpoint()
+        if self._unsaved > (CHECKPOINT_WHEN_IDLE if idle else CHECKPOINT_ALWAYS):
+            self._checkpoint(cut=_size(self._wal) > WAL_LARGE)
         if self._swept < self.compacted:
             self._sweep()
         elif self._vacuum_down_to is not None:
             self._vacuum(self._vacuum_down_to)
         return not self.compaction_done()
 
-    def _checkpoint(self) -> None:
+    def _checkpoint(self, *, cut: bool) -> None:
+        """Copy the write-ahead log into the database, as far as readers allow."""
+        self._unsaved = 0
+        run = self._connection.execute
         with _translated(self._path):
-            busy, _, _ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        self._checkpoint_from = self._wal_bytes() + WAL_WHEN_IDLE if busy else 0
+            run(f"PRAGMA busy_timeout = {CHECKPOINT_PATIENCE}")
+            try:
+                busy, _, _ = run(f"PRAGMA wal_checkpoint({'TRUNCATE' if cut else 'PASSIVE'})").fetchone()
+            finally:
+                run(f"PRAGMA busy_timeout = {LOCK_PATIENCE}")
         self._tally.checkpoints += not busy
 
     def _sweep(self) -> None:
@@ -219,6 +234,7 @@ class _Database:
                 gone = [(previous,) for _, previous, _ in rows if previous]
                 gone += [(revision,) for revision, _, deleted in rows if deleted]
                 self._connection.executemany("DELETE FROM log WHERE revision = ?", gone)
+                self._unsaved += len(gone) * PAGE // 2
                 swept = rows[-1][0] if len(rows) == SWEEP_ROWS else self.compacted
                 if time.monotonic() > deadline:
                     break
@@ -231,8 +247,7 @@ class _Database:
         with _translated(self._path):
             (free,) = self._connection.execute("PRAGMA freelist_count").fetchone()
             (pages,) = self._connection.execute("PRAGMA page_count").fetchone()
-            (size,) = self._connection.execute("PRAGMA page_size").fetchone()
-        self._tally.free_bytes = free * size
+        self._tally.free_bytes = free * PAGE
         worth = max(VACUUM_FROM, pages // 4)
         self._vacuum_down_to = worth // 2 if free > worth else None
 
@@ -240,18 +255,17 @@ class _Database:
         run = self._connection.execute
         with _translated(self._path):
             (before,) = run("PRAGMA freelist_count").fetchone()
-            run(f"PRAGMA incremental_vacuum({VACUUM_PAGES})").fetchall()
+            # `execute` would stop after the first page: this pragma gives a row without columns for each.
+            self._connection.executescript(f"PRAGMA incremental_vacuum({VACUUM_PAGES})")
             (free,) = run("PRAGMA freelist_count").fetchone()
+        self._unsaved += VACUUM_PAGES * PAGE
         if free <= down_to or free >= before:
             self._vacuum_down_to = None
-
-    def _wal_bytes(self) -> int:
-        return _size(self._wal)
 
     def close(self) -> None:
         """Write the log back and close."""
         try:
-            self._checkpoint()
+            self._checkpoint(cut=True)
         except StoreError as error:
             log.warning("closing: %s", error)  # nothing is lost: the next start reads the log
         self._connection.close()
