@@ -99,7 +99,7 @@ def test_a_change_of_one_pod_touches_one_slice() -> None:
     pods = [backend(f"p{i}", f"10.1.0.{i + 1}") for i in range(200)]
     slices = apply([], plans.plan_slices(service(), pods, []), iter(range(9)))
     assert len(slices) == 2
-    plan = plans.plan_slices(service(), pods[1:] + [backend("new", "10.1.1.1")], slices)
+    plan = plans.plan_slices(service(), [*pods[1:], backend("new", "10.1.1.1")], slices)
     assert (len(plan.create), len(plan.update), len(plan.delete)) == (0, 1, 0)
 
 
