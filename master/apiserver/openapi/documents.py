@@ -17,8 +17,15 @@ from sampan.api.resources import Resource
 Definitions = Mapping[str, dict[str, Any]]
 
 V2_PROTOBUF: Final = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
+# What clients ask for is no valid media type (an @ may not stand there); upstream answers with a dot instead.
+_V2_ANSWER: Final = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
 _JSON: Final = "application/json"
 _WATCH_EVENT: Final = "io.k8s.apimachinery.pkg.apis.meta.v1.WatchEvent"
+
+
+def accepts_protobuf(accept: str) -> bool:
+    """Whether an Accept header names OpenAPI v2 as protobuf, in its old or its new spelling."""
+    return V2_PROTOBUF in accept or _V2_ANSWER in accept
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +86,13 @@ class OpenAPI:
         return f"/openapi/v3/{path}?hash={document.hash}"
 
     def v2(self, *, protobuf: bool) -> Document:
-        """``GET /openapi/v2``: as protobuf for those whose Accept names `V2_PROTOBUF`, else as JSON."""
+        """``GET /openapi/v2``: as protobuf for those whose Accept header `accepts_protobuf`, else as JSON."""
         name = "v2 protobuf" if protobuf else "v2"
         kept = self._kept.get(name)
         if kept is None:
             tree = v2.document(operations(self._resources, self._definitions), self._roots(self._resources),
                                self._definitions, self._version)
-            kept = _document(tree, encode_document(tree), V2_PROTOBUF) if protobuf else _document(tree)
+            kept = _document(tree, encode_document(tree), _V2_ANSWER) if protobuf else _document(tree)
             self._kept[name] = kept
         return kept
 

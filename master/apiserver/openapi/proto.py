@@ -64,8 +64,8 @@ def _message(name: str, value: Tree) -> bytes:
             result += _pair(extensions, key, _any(child))
             continue
         number, encoder, repeated = fields[key]
-        if isinstance(child, bool):
-            result += varint(number << 3 | _VARINT) + varint(int(child)) if child else b""
+        if encoder is None:
+            result += varint(number << 3 | _VARINT) + b"\x01" if child else b""
         elif repeated:
             for item in child:
                 result += _field(number, encoder(item))
@@ -122,20 +122,26 @@ def _security_definition(value: Tree) -> bytes:
     return _field(2, _message("ApiKeySecurity", value))
 
 
-_Fields = Mapping[str, tuple[int, Encoder, bool]]
+_Field = tuple[int, Encoder | None, bool]
+_Fields = Mapping[str, _Field]
 
 
-def _one(number: int, encoder: Encoder = _text) -> tuple[int, Encoder, bool]:
+def _one(number: int, encoder: Encoder = _text) -> _Field:
     return number, encoder, False
 
 
-def _many(number: int, encoder: Encoder = _text) -> tuple[int, Encoder, bool]:
+def _many(number: int, encoder: Encoder = _text) -> _Field:
     return number, encoder, True
+
+
+def _flag(number: int) -> _Field:
+    """A boolean; False is the same as none."""
+    return number, None, False
 
 
 _OPERATION: Final = _of("Operation")
 
-# Message: its fields by JSON name, and the number of its extensions. A boolean needs no encoder.
+# Message: its fields by JSON name, and the number of its extensions.
 _MESSAGES: Final[Mapping[str, tuple[_Fields, int]]] = {
     "Document": ({"swagger": _one(1), "info": _one(2, _of("Info")), "paths": _one(8, _paths),
                   "definitions": _one(9, _named(_schema)), "security": _many(12, _named(_strings)),
@@ -147,17 +153,17 @@ _MESSAGES: Final[Mapping[str, tuple[_Fields, int]]] = {
                   "parameters": _many(9, _parameter)}, 10),
     "Operation": ({"tags": _many(1), "summary": _one(2), "description": _one(3), "operationId": _one(5),
                    "produces": _many(6), "consumes": _many(7), "parameters": _many(8, _parameter),
-                   "responses": _one(9, _named(_response)), "schemes": _many(10), "deprecated": _one(11)}, 13),
-    "BodyParameter": ({"description": _one(1), "name": _one(2), "in": _one(3), "required": _one(4),
+                   "responses": _one(9, _named(_response)), "schemes": _many(10), "deprecated": _flag(11)}, 13),
+    "BodyParameter": ({"description": _one(1), "name": _one(2), "in": _one(3), "required": _flag(4),
                        "schema": _one(5, _schema)}, 6),
-    "QueryParameter": ({"required": _one(1), "in": _one(2), "description": _one(3), "name": _one(4), "type": _one(6),
-                        "format": _one(7), "uniqueItems": _one(20)}, 23),
-    "PathParameter": ({"required": _one(1), "in": _one(2), "description": _one(3), "name": _one(4), "type": _one(5),
-                       "format": _one(6), "uniqueItems": _one(19)}, 22),
+    "QueryParameter": ({"required": _flag(1), "in": _one(2), "description": _one(3), "name": _one(4), "type": _one(6),
+                        "format": _one(7), "uniqueItems": _flag(20)}, 23),
+    "PathParameter": ({"required": _flag(1), "in": _one(2), "description": _one(3), "name": _one(4), "type": _one(5),
+                       "format": _one(6), "uniqueItems": _flag(19)}, 22),
     "Response": ({"description": _one(1), "schema": _one(2, _schema_item)}, 5),
     "Schema": ({"$ref": _one(1), "format": _one(2), "title": _one(3), "description": _one(4), "default": _one(5, _any),
-                "pattern": _one(12), "uniqueItems": _one(16), "required": _many(19), "enum": _many(20, _any),
+                "pattern": _one(12), "uniqueItems": _flag(16), "required": _many(19), "enum": _many(20, _any),
                 "additionalProperties": _one(21, _additional), "type": _one(22, _strings),
                 "items": _one(23, _schema_item), "allOf": _many(24, _schema),
-                "properties": _one(25, _named(_schema)), "readOnly": _one(27), "example": _one(30, _any)}, 31),
+                "properties": _one(25, _named(_schema)), "readOnly": _flag(27), "example": _one(30, _any)}, 31),
 }

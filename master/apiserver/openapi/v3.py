@@ -55,7 +55,7 @@ def _operation(operation: Operation) -> Tree:
         result["parameters"] = [parameter(name, "query") for name in operation.query]
     if operation.body:
         content = {"schema": {"$ref": _NEW + operation.body}}
-        result["requestBody"] = {"content": {media: content for media in _consumed(operation)}}
+        result["requestBody"] = {"content": dict.fromkeys(_consumed(operation), content)}
         if operation.method in ("post", "put", "patch"):
             result["requestBody"]["required"] = True
     schema = {"$ref": _NEW + operation.answer} if operation.answer else {"type": "string"}

@@ -18,7 +18,8 @@ _QUIET_KINDS: Final = frozenset({
 _QUIET_FIELDS: Final = frozenset({
     "CertificateSigningRequestSpec.request", "ContainerResizePolicy.resourceName",
     "ContainerResizePolicy.restartPolicy", "Endpoint.addresses", "EndpointSlice.endpoints",
-    "HPAScalingPolicy.type", "HTTPHeader.value", "HTTPHeader.name", "HTTPIngressPath.pathType", "LimitRangeSpec.limits", "RoleRef.apiGroup", "StatefulSetSpec.serviceName",
+    "HPAScalingPolicy.type", "HTTPHeader.value", "HTTPHeader.name", "HTTPIngressPath.pathType",
+    "LimitRangeSpec.limits", "RoleRef.apiGroup", "StatefulSetSpec.serviceName",
     "Sysctl.value", "Taint.key", "TopologySpreadConstraint.whenUnsatisfiable",
 })
 # Whole numbers and booleans have a zero that validation mostly takes, or refuses as out of range.

@@ -14,7 +14,7 @@ def test_scaled(value: int | str, total: int, up: bool, wanted: int) -> None:
 def test_refuses_what_is_no_percentage() -> None:
     with pytest.raises(ValueError, match="invalid type: string is not a percentage"):
         scaled_value("3", 10, round_up=True)
-    with pytest.raises(ValueError, match='strconv.Atoi: parsing "a": invalid syntax'):
+    with pytest.raises(ValueError, match=r'strconv\.Atoi: parsing "a": invalid syntax'):
         percent("a%")
 
 

@@ -40,8 +40,8 @@ VALUE = ("a valid label must be an empty string or consist of alphanumeric chara
     (names.port_name, "A1", ["must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)",
                              "must contain at least one letter (a-z)"]),
     (names.env_var_name, "my.env-NAME 2", []), (names.env_var_name, "1A", []),
-    (names.env_var_name, "a=b", ["a valid environment variable name must consist only of printable ASCII characters "
-                                 "other than '='"]),
+    (names.env_var_name, "a=b", [("a valid environment variable name must consist only of printable ASCII characters "
+                                 "other than '='")]),
     (names.env_var_name, "", ["environment variable name must be non-empty"]),
     (names.config_key, "a.b", []), (names.config_key, "..", ["must not be '..'"]),
     (names.config_key, "..a", ["must not start with '..'"]), (names.config_key, ".", ["must not be '.'"]),

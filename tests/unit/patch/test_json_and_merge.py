@@ -68,7 +68,8 @@ def test_merge_patch(target: dict[str, Any], patch: dict[str, Any], wanted: dict
 
 trees: Any = st.recursive(
     st.booleans() | st.integers(0, 9) | st.text("ab", max_size=2),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3), max_leaves=8)
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+    max_leaves=8)
 objects = st.dictionaries(st.sampled_from("abc"), trees)
 
 

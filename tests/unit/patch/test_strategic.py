@@ -138,7 +138,8 @@ def test_a_replaced_strategy_field_is_taken_whole() -> None:
     (POD_SPEC, {"containers": named("a")}, {"containers": [{"$patch": "delete"}]}, 422, "declared merge key: name"),
     (POD_SPEC, {"containers": named("a")}, {"containers": [{"name": "a", "$patch": "merge"}]}, 422,
      "merging lists cannot yet be specified in the patch"),
-    (POD_SPEC, {"containers": named("a")}, {"containers": [{"name": "a", "$patch": "x"}]}, 422, "unknown patch type: x"),
+    (POD_SPEC, {"containers": named("a")}, {"containers": [{"name": "a", "$patch": "x"}]}, 422,
+    "unknown patch type: x"),
     (POD_SPEC, {"containers": named("a")}, {"containers": ["a"]}, 422, "list element types are not identical"),
     (POD_SPEC, {"containers": named("a")}, {"containers": [["a"]]}, 422, "lists of lists are not supported"),
     (META, {"finalizers": ["a"]}, {"$deleteFromPrimitiveList/finalizers": "a"}, 400,
@@ -191,7 +192,8 @@ patches: Any = st.recursive(
     max_leaves=10)
 
 
-@given(st.dictionaries(st.sampled_from(["containers", "volumes", "$patch", "$setElementOrder/containers", "x"]), patches))
+@given(st.dictionaries(st.sampled_from(["containers", "volumes", "$patch", "$setElementOrder/containers", "x"]),
+ patches))
 def test_any_patch_applies_or_is_refused(patch: dict[str, Any]) -> None:
     tree = {"containers": [{"name": "a", "env": [{"name": "X"}], "args": ["b"]}], "volumes": [{"name": "v"}]}
     try:

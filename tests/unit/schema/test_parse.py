@@ -24,7 +24,8 @@ def refusal(body: bytes, content_type: str = "application/json", kind: str = "")
     (b"[1]", "cannot unmarshal array into Go value"), (b'"a"', "cannot unmarshal string into Go value"),
     (b"null", "cannot unmarshal null"), (b"true", "cannot unmarshal bool"), (b"1", "cannot unmarshal number"),
     (b'{"a":"\xff"}', "invalid UTF-8"), (b"\xff\xfe{\x00}\x00", "invalid character"), (b'{"a":1e999}', "out of range"),
-    (b'{"a":"\\ud800\\ud800"}', "invalid character"), (b'{"a":' + b"1" * 5000 + b"}", "out of range"), (b"{'a':1}", "invalid character"),
+    (b'{"a":"\\ud800\\ud800"}', "invalid character"), (b'{"a":' + b"1" * 5000 + b"}", "out of range"),
+    (b"{'a':1}", "invalid character"),
     (b'{"a":' * 300 + b"1" + b"}" * 300, "exceeded max depth"), (b'{"a":' + b"[" * 50000, "exceeded max depth"),
     (b"{}" * 2, "invalid character '{' after top-level value"),
 ])
@@ -120,7 +121,8 @@ def test_depth_is_counted_not_brackets() -> None:
 
 
 @pytest.mark.parametrize(("text", "value"), [
-    ("5", 5), ("-5", -5), ("+5", 5), ("0644", 420), ("0o644", 420), ("0x1F", 31), ("0b11", 3), ("1_000", 1000), ("0", 0),
+    ("5", 5), ("-5", -5), ("+5", 5), ("0644", 420), ("0o644", 420), ("0x1F", 31), ("0b11", 3), ("1_000", 1000),
+    ("0", 0),
     ("00", 0), ("08", 8.0), ("1e3", 1000.0), ("1.5", 1.5), (".5", 0.5), ("1.", 1.0), ("yes", True), ("Off", False),
     ("y", True), ("~", None), ("", None), ("null", None), ("2020-01-01", "2020-01-01"),
     ("2020-01-01T00:00:00Z", "2020-01-01T00:00:00Z"), ("12:30:45", "12:30:45"), ('"5"', "5"), ("'yes'", "yes"),
@@ -146,8 +148,8 @@ def test_yaml_structures() -> None:
 def test_yaml_duplicates_are_told_by_line() -> None:
     parsed = parse(b"a: 1\nb:\n  c: 1\n  c: 2\na: 3\n", YAML, find_duplicates=True)
     assert parsed.tree == {"a": 3, "b": {"c": 2}}
-    assert parsed.duplicates == ('yaml: unmarshal errors:\n  line 4: key "c" already set in map\n'
-                                 '  line 5: key "a" already set in map',)
+    assert parsed.duplicates == (('yaml: unmarshal errors:\n  line 4: key "c" already set in map\n'
+                                 '  line 5: key "a" already set in map'),)
 
 
 @pytest.mark.parametrize("text", [

@@ -78,36 +78,36 @@ def test_canonical_forms(registry: SchemaRegistry) -> None:
 
 @pytest.mark.parametrize(("change", "text"), [
     ({"replicas": "3"}, "json: cannot unmarshal string into Go struct field DeploymentSpec.spec.replicas of type int32"),
-    ({"replicas": 1.5}, "json: cannot unmarshal number 1.5 into Go struct field DeploymentSpec.spec.replicas of type "
-                        "int32"),
-    ({"replicas": 2**31}, "json: cannot unmarshal number 2147483648 into Go struct field "
-                          "DeploymentSpec.spec.replicas of type int32"),
+    ({"replicas": 1.5}, ("json: cannot unmarshal number 1.5 into Go struct field DeploymentSpec.spec.replicas of type "
+                        "int32")),
+    ({"replicas": 2**31}, ("json: cannot unmarshal number 2147483648 into Go struct field "
+                          "DeploymentSpec.spec.replicas of type int32")),
     ({"replicas": True}, "json: cannot unmarshal bool into Go struct field DeploymentSpec.spec.replicas of type int32"),
     ({"paused": "yes"}, "json: cannot unmarshal string into Go struct field DeploymentSpec.spec.paused of type bool"),
-    ({"template": []}, "json: cannot unmarshal array into Go struct field DeploymentSpec.spec.template of type "
-                       "v1.PodTemplateSpec"),
-    ({"template": {"spec": {"containers": {}}}}, "json: cannot unmarshal object into Go struct field "
-     "PodSpec.spec.template.spec.containers of type []v1.Container"),
+    ({"template": []}, ("json: cannot unmarshal array into Go struct field DeploymentSpec.spec.template of type "
+                       "v1.PodTemplateSpec")),
+    ({"template": {"spec": {"containers": {}}}}, ("json: cannot unmarshal object into Go struct field "
+     "PodSpec.spec.template.spec.containers of type []v1.Container")),
     ({"template": {"spec": {"containers": [{"ports": [{"containerPort": "80"}]}]}}},
-     "json: cannot unmarshal string into Go struct field "
-     "ContainerPort.spec.template.spec.containers.ports.containerPort of type int32"),
+     ("json: cannot unmarshal string into Go struct field "
+     "ContainerPort.spec.template.spec.containers.ports.containerPort of type int32")),
     ({"template": {"spec": {"containers": [{"env": [{"name": "A", "value": 5}]}]}}},
      "json: cannot unmarshal number into Go struct field EnvVar.spec.template.spec.containers.env.value of type string"),
     ({"template": {"metadata": {"labels": {"a": 1}}}},
      "json: cannot unmarshal number into Go struct field ObjectMeta.spec.template.metadata.labels of type string"),
     ({"template": {"metadata": {"labels": []}}},
-     "json: cannot unmarshal array into Go struct field ObjectMeta.spec.template.metadata.labels of type "
-     "map[string]string"),
+     ("json: cannot unmarshal array into Go struct field ObjectMeta.spec.template.metadata.labels of type "
+     "map[string]string")),
     ({"template": {"spec": {"containers": [{"resources": {"limits": {"cpu": "abc"}}}]}}},
      "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"),
     ({"template": {"metadata": {"creationTimestamp": "now"}}},
      'parsing time "now" as "2006-01-02T15:04:05Z07:00": cannot parse "now" as "2006"'),
     ({"template": {"metadata": {"creationTimestamp": "2024-13-01T00:00:00Z"}}},
      'parsing time "2024-13-01T00:00:00Z": day, hour or month out of range'),
-    ({"template": {"metadata": {"creationTimestamp": 5}}}, "json: cannot unmarshal number into Go struct field "
-     "ObjectMeta.spec.template.metadata.creationTimestamp of type string"),
-    ({"strategy": {"rollingUpdate": {"maxSurge": 1.5}}}, "json: cannot unmarshal number 1.5 into Go struct field "
-     "RollingUpdateDeployment.spec.strategy.rollingUpdate.maxSurge of type int32"),
+    ({"template": {"metadata": {"creationTimestamp": 5}}}, ("json: cannot unmarshal number into Go struct field "
+     "ObjectMeta.spec.template.metadata.creationTimestamp of type string")),
+    ({"strategy": {"rollingUpdate": {"maxSurge": 1.5}}}, ("json: cannot unmarshal number 1.5 into Go struct field "
+     "RollingUpdateDeployment.spec.strategy.rollingUpdate.maxSurge of type int32")),
 ])
 def test_wrong_types(registry: SchemaRegistry, change: dict[str, Any], text: str) -> None:
     message = misfit(registry, DEPLOYMENT, {"apiVersion": "apps/v1", "kind": "Deployment", "spec": change})
@@ -181,7 +181,7 @@ def test_custom_schemas_may_keep_unknown_fields() -> None:
     found = SchemaRegistry(definitions).of("x.v1.Thing").clean(tree)
     assert found.unknown == ["inner.properties.b"]
     assert tree["inner"] == {"free": {"b": 1}, "properties": {"a": 1}}
-    with pytest.raises(ApiError, match="into Go struct field Thing.ratio of type float64"):
+    with pytest.raises(ApiError, match=r"into Go struct field Thing\.ratio of type float64"):
         SchemaRegistry(definitions).of("x.v1.Thing").clean({"ratio": "a"})
 
 
