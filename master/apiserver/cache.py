@@ -197,7 +197,8 @@ class ResourceCache:
         if self.revision >= revision:
             return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiters, (revision, next(self._order), future))
+        waiter = (revision, next(self._order), future)
+        heapq.heappush(self._waiters, waiter)
         try:
             async with asyncio.timeout(self._patience):
                 await future
@@ -207,6 +208,10 @@ class ResourceCache:
                 raise too_many_requests("storage is (re)initializing", 1) from None
             if current < revision:
                 raise paging.too_large(revision, current) from None
+        finally:
+            if not future.done() or future.cancelled():  # nobody waits any more
+                self._waiters = [other for other in self._waiters if other is not waiter]
+                heapq.heapify(self._waiters)
 
     # Watching
 

@@ -19,6 +19,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from master.store.common import splice
+from master.store.files import sync_folder
 from master.store.protocol import Change, Range, Record, RevisionConflict, Store, StoreError, Watch
 
 MAGIC = b"\x00SE1"  # no JSON begins so: values from before encryption was turned on are told apart
@@ -196,8 +197,4 @@ def _make_key(path: Path) -> None:
     finally:
         os.close(descriptor)
     draft.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)

@@ -8,7 +8,6 @@ an append. Keys without history lose their old row in the same transaction.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import logging
 import os
 import sqlite3
@@ -21,6 +20,7 @@ from typing import Literal, TypeVar
 
 from master.store.common import History, Unversioned, Write, check, future_revision, prefix_end, splice
 from master.store.feed import Feed
+from master.store.files import claim, size
 from master.store.protocol import Change, Compacted, Range, Record, StoreError, Watch
 from master.store.stats import StoreStats, Tally
 from master.store.writer import Writer
@@ -203,7 +203,7 @@ class _Database:
     def upkeep(self, *, idle: bool) -> bool:
         """A few milliseconds of checkpoint, compaction or vacuum."""
         if self._unsaved > (CHECKPOINT_WHEN_IDLE if idle else CHECKPOINT_ALWAYS):
-            self._checkpoint(cut=_size(self._wal) > WAL_LARGE)
+            self._checkpoint(cut=size(self._wal) > WAL_LARGE)
         if self._swept < self.compacted:
             self._sweep()
         elif self._vacuum_down_to is not None:
@@ -269,13 +269,6 @@ class _Database:
         except StoreError as error:
             log.warning("closing: %s", error)  # nothing is lost: the next start reads the log
         self._connection.close()
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
 
 
 def _get(connection: sqlite3.Connection, key: str) -> Record | None:
@@ -431,8 +424,8 @@ class SqliteStore:
 
     def stats(self) -> StoreStats:
         """The figures now."""
-        return self._tally.stats(revision=self.revision, compacted=self.compacted, database_bytes=_size(self._path),
-                                 wal_bytes=_size(self._path.with_name(self._path.name + "-wal")))
+        return self._tally.stats(revision=self.revision, compacted=self.compacted, database_bytes=size(self._path),
+                                 wal_bytes=size(self._path.with_name(self._path.name + "-wal")))
 
     async def _history(self, prefix: str, after: int, until: int) -> tuple[Sequence[Change], int]:
         return await self._read(lambda: self._reader.history(prefix, after, until))
@@ -447,7 +440,7 @@ def _open(path: Path, unversioned: Unversioned, synchronous: Synchronous,
           tally: Tally) -> tuple[_Database, _Reader, int]:
     if synchronous not in ("FULL", "OFF"):
         raise StoreError(f"synchronous is FULL or OFF, not {synchronous}")
-    lock = _prepare_file(path)
+    lock = claim(path)
     try:
         with _translated(path):
             database = _Database(path, unversioned, synchronous, tally)
@@ -455,23 +448,3 @@ def _open(path: Path, unversioned: Unversioned, synchronous: Synchronous,
     except StoreError:
         os.close(lock)
         raise
-
-
-def _prepare_file(path: Path) -> int:
-    """Make the file, for its owner alone since Secrets may be in it, and lock it against a second master."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path.touch(mode=0o600)
-        lock = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        for folder in (path.parent, path.parent.parent):  # or a power cut could lose the file's name
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-            os.fsync(descriptor)
-            os.close(descriptor)
-    except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(lock)
-        raise StoreError(f"{path} is in use by another process") from error
-    return lock

@@ -264,6 +264,18 @@ async def test_a_read_waits_for_its_revision(cache: ResourceCache, writer: Write
         assert (await reading).revision == 2
 
 
+async def test_a_read_that_gave_up_leaves_nothing_behind(cache: ResourceCache) -> None:
+    await cache.list()
+    with pytest.raises(ApiError):
+        await cache.list(revision="1000")
+    async with asyncio.TaskGroup() as group:
+        reading = group.create_task(cache.get("a", "1", revision="1000"))
+        await asyncio.sleep(0)
+        assert len(cache._waiters) == 1
+        reading.cancel()
+    assert cache._waiters == []
+
+
 async def test_a_cache_that_is_not_filled_yet_says_so(store: MemoryStore) -> None:
     cache = ResourceCache(PODS, store, None, patience=0.01)  # type: ignore[arg-type]
     assert cache.revision == -1
