@@ -1,4 +1,4 @@
-"""The quality of service class, which says who is put out first when a node runs out of memory (KEP-less, old as pods).
+"""The quality of service class, which says who is put out first when a node runs out of memory.
 
 Guaranteed: every container has CPU and memory limits equal to its requests. BestEffort: nobody asks for anything.
 Burstable: the rest.
