@@ -77,7 +77,8 @@ def test_canonical_forms(registry: SchemaRegistry) -> None:
 
 
 @pytest.mark.parametrize(("change", "text"), [
-    ({"replicas": "3"}, "json: cannot unmarshal string into Go struct field DeploymentSpec.spec.replicas of type int32"),
+    ({"replicas": "3"},
+     "json: cannot unmarshal string into Go struct field DeploymentSpec.spec.replicas of type int32"),
     ({"replicas": 1.5}, ("json: cannot unmarshal number 1.5 into Go struct field DeploymentSpec.spec.replicas of type "
                         "int32")),
     ({"replicas": 2**31}, ("json: cannot unmarshal number 2147483648 into Go struct field "
@@ -92,7 +93,8 @@ def test_canonical_forms(registry: SchemaRegistry) -> None:
      ("json: cannot unmarshal string into Go struct field "
      "ContainerPort.spec.template.spec.containers.ports.containerPort of type int32")),
     ({"template": {"spec": {"containers": [{"env": [{"name": "A", "value": 5}]}]}}},
-     "json: cannot unmarshal number into Go struct field EnvVar.spec.template.spec.containers.env.value of type string"),
+     ("json: cannot unmarshal number into Go struct field EnvVar.spec.template.spec.containers.env.value of type "
+      "string")),
     ({"template": {"metadata": {"labels": {"a": 1}}}},
      "json: cannot unmarshal number into Go struct field ObjectMeta.spec.template.metadata.labels of type string"),
     ({"template": {"metadata": {"labels": []}}},
@@ -209,7 +211,8 @@ def test_the_strategy_has_the_last_word_on_a_field() -> None:
 
 
 def test_encoding_leaves_a_slot() -> None:
-    tree = {"spec": {"x": 1}, "metadata": {"annotations": {"resourceVersion": ""}, "resourceVersion": "7", "name": 'a"'},
+    tree = {"spec": {"x": 1}, "metadata": {"annotations": {"resourceVersion": ""}, "resourceVersion": "7",
+                                          "name": 'a"'},
             "kind": '"resourceVersion":""', "apiVersion": "v1"}
     data, slot = encode_with_slot(tree)
     assert data[:slot].endswith(b'"resourceVersion":"')
