@@ -5,9 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Collection
 
-from pyroute2 import Conntrack, NetlinkError
-from pyroute2.netlink.nfnetlink.nfctsocket import NFCTAttrTuple
-
+from netplugin.kernel.library import Conntrack, NetlinkError, NFCTAttrTuple
 from netplugin.protocol import NetworkError
 
 _UDP = 17

@@ -12,9 +12,8 @@ from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import Any
 
-from pyroute2 import IPRoute, NetlinkError
-
 from netplugin import names
+from netplugin.kernel.library import IPRoute, NetlinkError
 from netplugin.netns import entered
 from netplugin.plan import (
     Action,
