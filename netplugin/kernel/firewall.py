@@ -153,13 +153,14 @@ async def _execute(command: Sequence[str], stdin: str = "",
                    environment: Mapping[str, str] | None = None) -> tuple[int, str, str]:
     pipe = asyncio.subprocess.PIPE
     try:
-        process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe,
-                                                       env=environment)
+        # No pipe where there is nothing to say: a command that has ended already would break it.
+        process = await asyncio.create_subprocess_exec(*command, stdin=pipe if stdin else asyncio.subprocess.DEVNULL,
+                                                       stdout=pipe, stderr=pipe, env=environment)
     except OSError as error:
         raise NetworkError(f"{command[0]}: {error}") from error
     try:
         async with asyncio.timeout(_TIMEOUT):
-            output, errors = await process.communicate(stdin.encode())
+            output, errors = await process.communicate(stdin.encode() if stdin else None)
     except TimeoutError as error:
         raise NetworkError(f"{command[0]} did not end within {_TIMEOUT:g} s") from error
     finally:
