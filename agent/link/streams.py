@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 from collections.abc import Callable, Coroutine
 from datetime import datetime, timedelta
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT = 10.0
 """Seconds to connect to a port inside a pod."""
+_WAITING = 8
+"""Frames of a session that may wait for the process to take them, before the client is held back."""
 
 
 class _Refusal(Exception):
@@ -43,10 +46,10 @@ class _Session:
         self._call = call
         self._id = session_id
         self._lock = asyncio.Lock()
-        self.begun = False
+        self._frames: asyncio.Queue[Frame | None] = asyncio.Queue(_WAITING)
+        self._over = False
 
     async def ready(self) -> None:
-        self.begun = True
         await self._write(Frame(ready=Ready(id=self._id)))
 
     async def fail(self, code: int, reason: str, message: str) -> None:
@@ -64,8 +67,19 @@ class _Session:
 
     async def receive(self) -> Frame | None:
         """The next frame; None once the master has closed the session."""
-        frame = await self._call.read()
-        return frame if isinstance(frame, Frame) else None
+        if self._over:
+            return None
+        frame = await self._frames.get()
+        self._over = frame is None
+        return frame
+
+    async def pump(self) -> None:
+        """Read the call until it ends. Nobody else may: cancelling a read of gRPC's ends the whole call."""
+        try:
+            while isinstance(frame := await self._call.read(), Frame):
+                await self._frames.put(frame)
+        finally:
+            await self._frames.put(None)
 
     async def _write(self, frame: Frame) -> None:
         async with self._lock:
@@ -86,20 +100,25 @@ class AgentStreams:
         call = stub.Stream()
         session = _Session(call, request.id)
         try:
-            try:
-                await self._serve(session, request)
-            except _Refusal as error:
-                await session.fail(error.code, error.reason, str(error))
-            except EngineError as error:
-                await session.fail(500, "InternalError", str(error))
-            await call.done_writing()
-            await _drained(session)  # the master hangs up when it has everything
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
-            log.debug("a session ended early: %s", error)
-        except Exception:  # one session's fault must not end the line
+            async with asyncio.TaskGroup() as group:
+                group.create_task(session.pump())
+                await self._answer(session, request)
+                await call.done_writing()
+                await _drained(session)  # the master hangs up when it has everything
+        except* (grpc.aio.AioRpcError, asyncio.InvalidStateError) as errors:
+            log.debug("a session ended early: %s", errors.exceptions[0])
+        except* Exception:  # one session's fault must not end the line
             log.exception("a session failed")
         finally:
             call.cancel()
+
+    async def _answer(self, session: _Session, request: node_pb2.Open) -> None:
+        try:
+            await self._serve(session, request)
+        except _Refusal as error:
+            await session.fail(error.code, error.reason, str(error))
+        except EngineError as error:
+            await session.fail(500, "InternalError", str(error))
 
     async def _serve(self, session: _Session, request: node_pb2.Open) -> None:
         kind = request.WhichOneof("request")
@@ -213,7 +232,7 @@ class AgentStreams:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 sock = await self._connector.connect(pid, request.port)
         except (OSError, TimeoutError) as error:
-            why = error.strerror if isinstance(error, OSError) and error.strerror else "timed out"
+            why = os.strerror(error.errno).lower() if isinstance(error, OSError) and error.errno else "timed out"
             raise _Refusal(500, "InternalError", f"failed to connect to localhost:{request.port} inside the pod: {why}"
                            ) from error
         await self._pipe(session, sock)

@@ -208,7 +208,7 @@ class _Channels:
             message = await self._socket.receive()
             if message.type not in (WSMsgType.BINARY, WSMsgType.TEXT):
                 return
-            data = message.data if isinstance(message.data, bytes) else message.data.encode("latin-1", "replace")
+            data = message.data if isinstance(message.data, bytes) else message.data.encode()
             if not data:
                 continue
             channel, payload = data[0], data[1:]

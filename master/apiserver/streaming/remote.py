@@ -133,7 +133,9 @@ class WebSocketClient:
     def _parse(self, message: bytes | str) -> Sequence[Input]:
         if not message:
             return ()
-        if isinstance(message, str):
+        if isinstance(message, str) and not self._base64:
+            message = message.encode()  # the Python client sends its input as text
+        elif isinstance(message, str):
             try:
                 message = bytes((ord(message[0]) - ord("0") & 0xFF,)) + base64.b64decode(message[1:])
             except binascii.Error:

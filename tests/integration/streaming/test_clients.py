@@ -1,0 +1,248 @@
+"""Other clients: the Python one, raw WebSockets as the conformance suite opens them; refusals and disconnects."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import ssl
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import kubernetes
+import pytest
+from kubernetes.stream import portforward, stream
+
+from sampan.api.types import core_v1
+from sampan.pki import ca
+from tests.support import nodeline, streaming
+from tests.support.streaming import Lab
+
+EXEC = "/api/v1/namespaces/default/pods/web/exec"
+LOG = "/api/v1/namespaces/default/pods/web/log"
+
+LEAKS = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+"""The Python client leaves its sockets to the garbage collector."""
+
+
+@pytest.fixture
+async def lab(tmp_path: Path) -> AsyncIterator[Lab]:
+    async with streaming.lab(tmp_path) as made:
+        yield made
+
+
+def api(lab: Lab) -> Any:
+    return kubernetes.client.CoreV1Api(kubernetes.config.new_client_from_config(str(lab.kubeconfig)))
+
+
+@LEAKS
+async def test_the_python_client_runs_commands(lab: Lab) -> None:
+    await lab.pod("web")
+
+    def work() -> tuple[str, int, str]:
+        shell = ["sh", "-c", "read x; echo got:$x; exit 4"]
+        client = stream(api(lab).connect_get_namespaced_pod_exec, "web", "default", command=shell, stdin=True,
+                        stdout=True, stderr=True, tty=False, _preload_content=False)
+        client.write_stdin("word\n")
+        client.run_forever(timeout=10)
+        code = client.returncode
+        client.close()
+        simple = stream(api(lab).connect_get_namespaced_pod_exec, "web", "default", command=["echo", "hi"],
+                        stdin=False, stdout=True, stderr=True, tty=False)
+        return client.read_stdout(), code, simple
+
+    assert await asyncio.to_thread(work) == ("got:word\n", 4, "hi\n")
+
+
+@LEAKS
+async def test_the_python_client_reads_logs(lab: Lab) -> None:
+    await lab.pod("web")
+    lab.engine.log("web-main", b"one\n")
+    lab.engine.log("web-main", b"END\n")
+
+    def work() -> list[str]:
+        text = api(lab).read_namespaced_pod_log("web", "default")
+        followed = api(lab).read_namespaced_pod_log("web", "default", follow=True, _preload_content=False)
+        return [text, followed.read().decode()]
+
+    assert await asyncio.to_thread(work) == ["one\nEND\n"] * 2
+
+
+@LEAKS
+async def test_the_python_client_forwards_ports(lab: Lab) -> None:
+    await lab.pod("web")
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        line = await reader.readline()
+        writer.write(b"echo:" + line)
+        await writer.drain()
+        writer.close()
+
+    servers = [await asyncio.start_server(serve, "127.0.0.1", 0) for _ in range(2)]
+    ports = [server.sockets[0].getsockname()[1] for server in servers]
+
+    def work() -> list[bytes]:
+        forward = portforward(api(lab).connect_get_namespaced_pod_portforward, "web", "default",
+                              ports=",".join(map(str, ports)))
+        answers = []
+        for port in ports:
+            connection = forward.socket(port)
+            connection.settimeout(10)
+            connection.sendall(f"to {port}\n".encode())
+            answer = b""
+            while not answer.endswith(b"\n"):
+                answer += connection.recv(1000)
+            answers.append(answer)
+            connection.close()
+        return answers
+
+    async with asyncio.timeout(30):
+        assert await asyncio.to_thread(work) == [f"echo:to {port}\n".encode() for port in ports]
+    for server in servers:
+        server.close()
+
+
+def tls(lab: Lab, tmp_path: Path, user: str = "admin", group: str = "system:masters") -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(lab.directory / "pki" / "ca.crt"))
+    authority = streaming.ClusterPki(lab.directory / "pki").authority()
+    pair = authority.issue(ca.Identity(user, (group,)))
+    path = tmp_path / f"{user}.pem"
+    path.write_bytes(pair.certificate + pair.key)
+    context.load_cert_chain(path)
+    return context
+
+
+async def messages(socket: aiohttp.ClientWebSocketResponse) -> list[bytes | str]:
+    kinds = (aiohttp.WSMsgType.BINARY, aiohttp.WSMsgType.TEXT)
+    return [message.data async for message in socket if message.type in kinds]
+
+
+@pytest.mark.parametrize(("protocol", "error"), [
+    ("channel.k8s.io", b"\x03command terminated with non-zero exit code: command terminated with exit code 7"),
+    ("v4.channel.k8s.io", b"\x03" + b'{"metadata":{},"status":"Failure"'),
+    ("v5.channel.k8s.io", b"\x03" + b'{"metadata":{},"status":"Failure"'),
+])
+async def test_exec_over_bare_websockets(lab: Lab, tmp_path: Path, protocol: str, error: bytes) -> None:
+    await lab.pod("web")
+    query = "?command=sh&command=-c&command=printf+text;exit+7&stdout=1&stderr=1&container=main"
+    async with (aiohttp.ClientSession() as session,
+                session.ws_connect(lab.url + EXEC + query, ssl=tls(lab, tmp_path), protocols=(protocol,)) as socket):
+        assert socket.protocol == protocol
+        got = await messages(socket)
+        assert socket.close_code == 1000
+    assert got[0] == b"\x01"
+    assert b"\x01text" in got
+    assert isinstance(got[-1], bytes)
+    assert got[-1].startswith(error)
+
+
+async def test_exec_in_base64(lab: Lab, tmp_path: Path) -> None:
+    await lab.pod("web")
+    query = "?command=cat&stdin=1&stdout=1"
+    async with (aiohttp.ClientSession() as session,
+                session.ws_connect(lab.url + EXEC + query, ssl=tls(lab, tmp_path),
+                                   protocols=("v4.base64.channel.k8s.io",)) as socket):
+        assert (await socket.receive()).data == "1"
+        await socket.send_str("0" + base64.b64encode(b"hello").decode())
+        assert (await socket.receive()).data == "1" + base64.b64encode(b"hello").decode()
+
+
+async def test_v5_closes_input(lab: Lab, tmp_path: Path) -> None:
+    await lab.pod("web")
+    query = "?command=sort&stdin=1&stdout=1"
+    async with (aiohttp.ClientSession() as session,
+                session.ws_connect(lab.url + EXEC + query, ssl=tls(lab, tmp_path),
+                                   protocols=("v5.channel.k8s.io",)) as socket):
+        await socket.send_bytes(b"\x00b\na\n")
+        await socket.send_bytes(b"\xff\x00")
+        got = await messages(socket)
+    assert b"\x01a\nb\n" in got
+    assert isinstance(got[-1], bytes)
+    assert json.loads(got[-1][1:]) == {"metadata": {}, "status": "Success"}
+
+
+async def test_a_client_that_leaves_ends_the_command(lab: Lab, tmp_path: Path) -> None:
+    await lab.pod("web")
+    query = "?command=sleep&command=1000&stdout=1"
+    async with aiohttp.ClientSession() as session:
+        socket = await session.ws_connect(lab.url + EXEC + query, ssl=tls(lab, tmp_path),
+                                          protocols=("v5.channel.k8s.io",))
+        await socket.receive()
+        assert lab.engine.streams[0].process.returncode is None
+        await socket.close()
+    await nodeline.until(lambda: lab.engine.streams[0].process.returncode is not None)
+
+
+async def test_a_follower_that_leaves_ends_its_session(lab: Lab, tmp_path: Path) -> None:
+    await lab.pod("web")
+    lab.engine.log("web-main", b"line\n")
+    async with aiohttp.ClientSession() as session:
+        response = await session.get(lab.url + LOG + "?follow=true", ssl=tls(lab, tmp_path))
+        assert await response.content.readline() == b"line\n"
+        assert response.content_type == "text/plain"
+        await nodeline.until(lambda: sessions() == 1)
+        response.close()
+    await nodeline.until(lambda: sessions() == 0)
+
+
+def sessions() -> int:
+    """Sessions that an agent's tasks still serve."""
+    return sum("AgentStreams.serve" in repr(task.get_coro()) for task in asyncio.all_tasks())
+
+
+async def test_logs_over_websockets(lab: Lab, tmp_path: Path) -> None:
+    await lab.pod("web")
+    lab.engine.log("web-main", b"line\n")
+    async with (aiohttp.ClientSession() as session,
+                session.ws_connect(lab.url + LOG + "?container=main", ssl=tls(lab, tmp_path),
+                                   protocols=("binary.k8s.io",)) as socket):
+        assert await messages(socket) == [b"line\n"]
+
+
+@pytest.mark.parametrize(("path", "code", "text"), [
+    (LOG + "?tailLines=-1", 422, "tailLines: Invalid value: -1: must be greater than or equal to 0"),
+    (LOG + "?sinceSeconds=1&sinceTime=2026-01-01T00:00:00Z", 422, "at most one of"),
+    (LOG + "?tailLines=x", 400, "invalid syntax"),
+    (LOG + "?sinceTime=yesterday", 400, "cannot parse"),
+    (EXEC + "?command=x&stdout=1", 400, "Upgrade request required"),
+    (EXEC + "?command=x", 400, "you must specify at least 1 of stdin, stdout, stderr"),
+    (EXEC + "?stdout=1", 400, "at least 1 command"),
+    (EXEC.replace("exec", "portforward"), 400, "Upgrade request required"),
+])
+async def test_bad_requests(lab: Lab, tmp_path: Path, path: str, code: int, text: str) -> None:
+    await lab.pod("web")
+    async with (aiohttp.ClientSession() as session,
+                session.get(lab.url + path, ssl=tls(lab, tmp_path)) as response):
+        assert response.status == code
+        assert text in (await response.json())["message"]
+
+
+async def test_several_containers_need_a_choice(lab: Lab, tmp_path: Path) -> None:
+    await lab.pod("web", core_v1.Container(name="a", image="busybox"), core_v1.Container(name="b", image="busybox"))
+    async with (aiohttp.ClientSession() as session, session.get(lab.url + LOG, ssl=tls(lab, tmp_path)) as response):
+        assert response.status == 400
+        assert (await response.json())["message"] == (
+            "a container name must be specified for pod web, choose one of: [a b]")
+
+
+async def test_a_node_that_is_not_connected(lab: Lab, tmp_path: Path) -> None:
+    made = await lab.pod("web")
+    client = lab.parts.client
+    spec = core_v1.PodSpec(containers=made.spec.containers, node_name="elsewhere")
+    await client.create(streaming.PODS, core_v1.Pod(metadata=nodeline.meta("far"), spec=spec))
+    async with (aiohttp.ClientSession() as session,
+                session.get(lab.url + LOG.replace("web", "far"), ssl=tls(lab, tmp_path)) as response):
+        assert response.status == 500
+        assert 'the agent of node "elsewhere" is not connected' in (await response.json())["message"]
+
+
+async def test_a_stranger_may_not_run_commands(lab: Lab, tmp_path: Path) -> None:
+    await lab.pod("web")
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await session.ws_connect(lab.url + EXEC + "?command=id&stdout=1", protocols=("v5.channel.k8s.io",),
+                                     ssl=tls(lab, tmp_path, "eve", "people"))
+    assert refused.value.status == 403
+    assert not lab.engine.streams
