@@ -16,6 +16,7 @@ from master.apiserver.connect import ConnectHandlers
 from master.apiserver.decode import Body, read_validation
 from master.apiserver.entry import Entry, Listing
 from master.apiserver.negotiate import Form, negotiate
+from master.apiserver.protobuf import is_protobuf, read_protobuf
 from master.apiserver.registry import Registry, Selection, Served
 from master.apiserver.request import RequestInfo
 from master.apiserver.responses import send, send_list, send_object
@@ -168,9 +169,10 @@ class ResourceHandlers:
 
     async def _read_delete_options(self, request: web.BaseRequest, info: RequestInfo) -> deletion.Options:
         body = await read_body(request)
-        tree: Tree = {}
+        tree = body.tree or {}
         if body.data.strip():
             tree = parse(body.data, body.content_type).tree
+        if tree:
             if tree.get("kind") not in (None, "", "DeleteOptions"):
                 raise bad_request(f"no kind \"{tree['kind']}\" is registered for options of a deletion: expected "
                                   "DeleteOptions")
@@ -202,7 +204,7 @@ class ResourceHandlers:
             raise no_such_method()
         body = await read_body(request)
         now = Time.of(self._registry.clock.now())
-        tree = reviews.answer(review, body.data, body.content_type, user, self._authorizer, now)
+        tree = reviews.answer(review, body, user, self._authorizer, now)
         media = _negotiate(_accept(request), forms=_PLAIN)
         return send(encode(tree), 201, media.content_type)
 
@@ -273,7 +275,10 @@ async def read_body(request: web.BaseRequest) -> Body:
         raise ApiError(408, "Timeout", "the request's body did not arrive in time") from error
     except (web.HTTPException, ValueError) as error:
         raise bad_request(f"the request's body cannot be read: {error}") from error
-    return Body(data, request.headers.get("Content-Type") or "application/json")
+    content_type = request.headers.get("Content-Type") or "application/json"
+    if is_protobuf(content_type) and data:
+        return Body(tree=read_protobuf(data))
+    return Body(data, content_type)
 
 
 def no_such_resource() -> ApiError:

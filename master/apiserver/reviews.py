@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from master.apiserver.auth import AUTHENTICATED, MASTERS, Attributes, Authorizer
-from master.apiserver.decode import check_kind
+from master.apiserver.decode import Body, check_kind
 from master.apiserver.schema import parse
 from master.apiserver.strategy import User
 from sampan.api.errors import FieldError, invalid, invalid_object
@@ -40,10 +40,9 @@ def find(group: str, version: str, plural: str) -> Resource[Any] | None:
     return _BY_KEY.get((group, version, plural))
 
 
-def answer(resource: Resource[Any], body: bytes, content_type: str, user: User, authorizer: Authorizer,
-           now: Time) -> Tree:
+def answer(resource: Resource[Any], body: Body, user: User, authorizer: Authorizer, now: Time) -> Tree:
     """The review with its status; ApiError 400 or 422 for a malformed one."""
-    tree = parse(body, content_type).tree
+    tree = parse(body.data, body.content_type).tree if body.tree is None else body.tree
     check_kind(tree, resource.api_version, resource.version, resource.kind)
     meta = {"creationTimestamp": str(now) if resource is SELF_SUBJECT_REVIEWS else None}
     head: Tree = {"kind": resource.kind, "apiVersion": resource.api_version, "metadata": meta}
