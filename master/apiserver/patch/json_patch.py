@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, cast
 
 import jsonpatch
-import jsonpointer
 import msgspec
 
 from master.apiserver.patch.copying import copy_tree
@@ -34,14 +33,14 @@ def apply_json_patch(tree: Tree, patch: Any) -> Tree:
         _check(operation, index)
         try:
             if operation["op"] == "copy":
-                copied += len(msgspec.json.encode(jsonpointer.resolve_pointer(result, operation["from"])))
+                copied += len(msgspec.json.encode(jsonpatch.JsonPointer(operation["from"]).resolve(result)))
                 if copied > MAX_COPIED:
                     raise _unapplicable(f"Unable to copy, the accumulated size increase of copy is {copied}, exceeding "
                                         f"the limit {MAX_COPIED}")
             result = jsonpatch.JsonPatch([operation]).apply(result, in_place=True)
         except jsonpatch.JsonPatchTestFailed as error:
             raise _unapplicable(f"testing path {operation['path']} value failed") from error
-        except (jsonpatch.JsonPatchException, jsonpointer.JsonPointerException, TypeError, KeyError, IndexError,
+        except (jsonpatch.JsonPatchException, jsonpatch.JsonPointerException, TypeError, KeyError, IndexError,
                 ValueError) as error:
             raise _unapplicable(f"{operation['op']} operation does not apply: {error}") from error
     if not isinstance(result, dict):
