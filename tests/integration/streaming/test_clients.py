@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import ssl
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import aiohttp
 import kubernetes
 import pytest
-from kubernetes.stream import portforward, stream
+from kubernetes.stream import stream
 
 from sampan.api.types import core_v1
 from sampan.pki import ca
@@ -70,7 +71,26 @@ async def test_the_python_client_reads_logs(lab: Lab) -> None:
     assert await asyncio.to_thread(work) == ["one\nEND\n"] * 2
 
 
-@LEAKS
+FORWARD = """
+import sys
+import kubernetes
+from kubernetes.stream import portforward
+
+api = kubernetes.client.CoreV1Api(kubernetes.config.new_client_from_config(sys.argv[1]))
+ports = sys.argv[2:]
+forward = portforward(api.connect_get_namespaced_pod_portforward, "web", "default", ports=",".join(ports))
+for port in ports:
+    connection = forward.socket(int(port))
+    connection.settimeout(10)
+    connection.sendall(f"to {port}\\n".encode())
+    answer = b""
+    while not answer.endswith(b"\\n"):
+        answer += connection.recv(1000)
+    sys.stdout.write(answer.decode())
+"""
+"""In a process of its own, since its thread and sockets outlive its objects."""
+
+
 async def test_the_python_client_forwards_ports(lab: Lab) -> None:
     await lab.pod("web")
 
@@ -83,23 +103,11 @@ async def test_the_python_client_forwards_ports(lab: Lab) -> None:
     servers = [await asyncio.start_server(serve, "127.0.0.1", 0) for _ in range(2)]
     ports = [server.sockets[0].getsockname()[1] for server in servers]
 
-    def work() -> list[bytes]:
-        forward = portforward(api(lab).connect_get_namespaced_pod_portforward, "web", "default",
-                              ports=",".join(map(str, ports)))
-        answers = []
-        for port in ports:
-            connection = forward.socket(port)
-            connection.settimeout(10)
-            connection.sendall(f"to {port}\n".encode())
-            answer = b""
-            while not answer.endswith(b"\n"):
-                answer += connection.recv(1000)
-            answers.append(answer)
-            connection.close()
-        return answers
-
+    command = [sys.executable, "-c", FORWARD, str(lab.kubeconfig), *map(str, ports)]
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     async with asyncio.timeout(30):
-        assert await asyncio.to_thread(work) == [f"echo:to {port}\n".encode() for port in ports]
+        answer, _ = await process.communicate()
+    assert answer.decode().splitlines() == [f"echo:to {port}" for port in ports]
     for server in servers:
         server.close()
 
