@@ -5,6 +5,8 @@ import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import msgspec
+
 from master.scheduler.scheduler import Scheduler
 from sampan.api.resources import EVENTS, NODES, PODS
 from sampan.api.types import core_v1, meta_v1
@@ -41,6 +43,12 @@ async def running() -> AsyncIterator[tuple[FakeClient, FakeClock]]:
             task.cancel()
 
 
+async def join(client: FakeClient, item: core_v1.Node) -> None:
+    """A node comes, then its agent says what it has."""
+    created = await client.create(NODES, item)
+    await client.update(NODES, msgspec.structs.replace(created, status=item.status), subresource="status")
+
+
 async def until(done: Callable[[core_v1.Pod], bool], client: FakeClient, name: str) -> core_v1.Pod:
     async with asyncio.timeout(10):
         while True:
@@ -52,7 +60,7 @@ async def until(done: Callable[[core_v1.Pod], bool], client: FakeClient, name: s
 
 async def test_a_pod_is_bound_and_an_event_says_so() -> None:
     async with running() as (client, _):
-        await client.create(NODES, node("n1"))
+        await join(client, node("n1"))
         await client.create(PODS, pod("web"))
         await until(lambda found: found.spec.node_name == "n1", client, "web")
         async with asyncio.timeout(10):
@@ -64,7 +72,7 @@ async def test_a_pod_is_bound_and_an_event_says_so() -> None:
 
 async def test_reserved_room_is_not_given_twice_and_a_freed_one_goes_to_who_waits() -> None:
     async with running() as (client, _):
-        await client.create(NODES, node("n1"))
+        await join(client, node("n1"))
         for name in ("one", "two"):
             await client.create(PODS, pod(name))
         await until(lambda found: bool(found.spec.node_name), client, "one")
@@ -81,13 +89,13 @@ async def test_a_node_that_comes_later_takes_waiting_pods() -> None:
     async with running() as (client, _):
         await client.create(PODS, pod("early"))
         await until(lambda found: bool(found.status.conditions), client, "early")
-        await client.create(NODES, node("late"))
+        await join(client, node("late"))
         await until(lambda found: found.spec.node_name == "late", client, "early")
 
 
 async def test_pods_of_other_schedulers_and_gated_ones_are_left_alone() -> None:
     async with running() as (client, _):
-        await client.create(NODES, node("n1", cpu="4"))
+        await join(client, node("n1", cpu="4"))
         await client.create(PODS, pod("other", scheduler_name="mine"))
         await client.create(PODS, pod("gated", scheduling_gates=[core_v1.PodSchedulingGate(name="wait")]))
         await client.create(PODS, pod("plain"))
