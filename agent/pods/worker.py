@@ -28,6 +28,7 @@ from sampan.api.types import core_v1
 
 log = logging.getLogger(__name__)
 
+ENDING = (steps.KillContainer, steps.StopSandbox, steps.RemoveContainers, steps.TearDownVolumes, steps.RemoveCgroup)
 DEADLINE = ("DeadlineExceeded", "Pod was active on the node longer than the specified deadline")
 
 
@@ -63,9 +64,9 @@ class PodWorker:
 
     def update(self, pod: core_v1.Pod) -> None:
         """The object changed."""
-        began_to_stop = not self._desired.deleted
+        before = self._desired.deleted
         self._desired = replace(self._desired, pod=pod)
-        self._stopped(before=not began_to_stop)
+        self._stopped(before=before)
 
     def gone(self) -> None:
         """The object is no longer in the API."""
@@ -194,6 +195,8 @@ class PodWorker:
                             initial=initial, maximum=maximum)
         if isinstance(step, steps.KillContainer):
             self._memory.killing.pop(step.id, None)
+        if isinstance(step, ENDING):
+            self._actions.tell("Warning", "FailedKillPod", f"error killing pod: {error}")
 
     def _stopped(self, *, before: bool) -> None:
         """The pod may have begun to be deleted: nothing that failed, is pulled or waits may hold up its end."""

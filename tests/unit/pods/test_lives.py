@@ -496,3 +496,41 @@ async def test_an_idle_agent_sleeps(world: World) -> None:
         await world.settle()
         await world.settle()
         assert world.clock.sleepers <= 1, "nothing but the relist is due"
+
+
+async def test_an_end_that_fails_is_told_and_tried_again(world: World) -> None:
+    async with world.agent():
+        pod = world.create(make_pod())
+        await world.settle()
+        world.engine.fail("remove", EngineError("device or resource busy"))
+        world.delete(pod)
+        await world.settle()
+        assert world.reports.messages("FailedKillPod") == ["error killing pod: device or resource busy"]
+        await world.advance(2)
+        assert await world.empty()
+        assert world.reports.terminated == ["uid-web"]
+
+
+async def test_a_kernel_that_refuses_negative_oom_scores(world: World) -> None:
+    refusal = "OCI runtime create failed: write /proc/self/oom_score_adj: permission denied"
+    async with world.agent():
+        world.engine.fail("start", EngineError(refusal))
+        pod = world.create(make_pod(containers=[
+            {"name": "app", "image": "app:1", "command": ["pause"],
+             "resources": {"limits": {"cpu": "1", "memory": "64Mi"}}}]))
+        await world.advance(1)
+        assert world.status(pod).phase == "Running"
+        assert all(spec.limits.oom_score_adj == 0 for spec in world.engine.specs.values())
+        assert "OOMScoreAdjusted" in world.reports.reasons()
+
+
+async def test_a_second_agent_finds_what_the_engine_made_after_a_timeout(world: World) -> None:
+    """The engine says no and does it all the same; nothing is made twice."""
+    async with world.agent():
+        pod = world.create(make_pod(restartPolicy="Never"))
+        await world.settle()
+        app = await world.running("app")
+        world.engine.disconnect()
+        await world.advance(61)
+        assert (await world.running("app")).id == app.id
+        assert world.status(pod).container_statuses[0].restart_count == 0

@@ -69,7 +69,7 @@ class ModelWorld:
         self.memory.failures.pop(key, None)
         self._do(step)
 
-    def _do(self, step: steps.Action) -> None:  # noqa: C901, PLR0912 - a table of what each step does
+    def _do(self, step: steps.Action) -> None:  # noqa: C901 - a table of what each step does
         memory = self.memory
         match step:
             case steps.PrepareVolumes():
