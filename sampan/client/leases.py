@@ -77,8 +77,10 @@ class LeaderElector:
                 renewal = group.create_task(self._keep())
                 await lead()
                 renewal.cancel()
-        except* LostLeadership as lost:
-            raise LostLeadership(f"{self._namespace}/{self._name} is led by {self.leader or 'nobody'}") from lost
+        except BaseExceptionGroup as failures:
+            if failures.split(LostLeadership)[1] is not None:
+                raise
+            raise LostLeadership(f"{self._namespace}/{self._name} is led by {self.leader or 'nobody'}") from failures
         finally:
             await self._release()
 
