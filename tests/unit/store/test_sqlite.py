@@ -182,7 +182,7 @@ async def test_the_write_ahead_log_is_written_back_and_over(
     before = store.stats().checkpoints
     await churn(store, 100, size=10_000)
     assert store.stats().checkpoints > before
-    assert 100_000 < store.stats().wal_bytes < 300_000
+    assert 100_000 < store.stats().wal_bytes < 600_000, "a megabyte went through it"
     await store.close()
     assert not path.with_name("store.db-wal").exists()
 
