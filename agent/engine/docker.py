@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,6 +26,8 @@ import docker
 import docker.auth
 import docker.errors
 import requests
+from docker.constants import MINIMUM_DOCKER_API_VERSION
+from docker.transport.unixconn import UnixHTTPAdapter, UnixHTTPConnection, UnixHTTPConnectionPool
 
 from agent.engine import translate
 from agent.engine.protocol import (
@@ -61,9 +64,12 @@ class DockerEngine:
     def __init__(self, docker_host: str = "unix:///var/run/docker.sock", *, timeout: float = 30.0,
                  slow_timeout: float = 120.0, workers: int = 12, slow_workers: int = 4) -> None:
         """`timeout` in seconds for quick calls; `slow_timeout` for those that move data (pull, load, remove)."""
+        if not docker_host.startswith("unix://"):
+            raise EngineError(f"{docker_host}: the engine must be on this host, at unix:///path/of/its.sock")
         self._host = docker_host
         self._timeout = timeout
         self._slow_timeout = slow_timeout
+        self._workers = workers + slow_workers
         self._pool = ThreadPoolExecutor(workers, "engine")
         self._slow_pool = ThreadPoolExecutor(slow_workers, "engine-slow")
         self._api: docker.APIClient | None = None
@@ -262,8 +268,8 @@ class DockerEngine:
         """What Docker's json-file driver kept, across rotations; a broken follow is taken up where it broke off."""
         tty = bool((await self._inspect_raw(container_id))["Config"].get("Tty"))
 
-        async def opened(since: str, tail: str) -> Connection:
-            params = {"stdout": "1", "stderr": "1", "timestamps": "1", "follow": str(int(follow)), "tail": tail,
+        async def opened(since: str, tail: str, following: bool) -> Connection:
+            params = {"stdout": "1", "stderr": "1", "timestamps": "1", "follow": str(int(following)), "tail": tail,
                       "since": since}
             return await self._open("GET", f"/containers/{container_id}/logs", params=params)
 
@@ -386,11 +392,56 @@ class DockerEngine:
     def _connected(self) -> docker.APIClient:
         with self._api_lock:
             if self._api is None:
-                # The SDK keeps a connection pool per URL; 64 of them rather than 25, so that few are made anew.
-                api = docker.APIClient(self._host, version="auto", timeout=int(self._timeout), num_pools=64)
-                api.trust_env = False  # no look for proxies and .netrc on each request
-                self._api = api
+                oldest = _client(self._host, MINIMUM_DOCKER_API_VERSION, self._timeout, self._workers)
+                with contextlib.closing(oldest):
+                    version = str(oldest.version(api_version=False)["ApiVersion"])
+                self._api = _client(self._host, version, self._timeout, self._workers)
             return self._api
+
+
+def _client(host: str, version: str, timeout: float, connections: int) -> docker.APIClient:
+    api = docker.APIClient(host, version=version, timeout=int(timeout))
+    api.mount("http+docker://", _Adapter(host.replace("unix://", "http+unix://"), int(timeout), connections))
+    api.trust_env = False  # no look for proxies and .netrc on each request
+    return api
+
+
+class _Connection(UnixHTTPConnection):
+    """As the SDK's, but closes its socket when there is nobody to connect to."""
+
+    def connect(self) -> None:
+        """Connect to the engine's socket."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.settimeout(self.timeout)
+            sock.connect(self.unix_socket)
+        except OSError:
+            sock.close()
+            raise
+        self.sock = sock
+
+
+class _ConnectionPool(UnixHTTPConnectionPool):
+    """Makes such connections."""
+
+    def _new_conn(self) -> _Connection:  # type: ignore[override]  # as the SDK's own class does
+        return _Connection(self.base_url, self.socket_path, self.timeout)  # type: ignore[arg-type]  # as above
+
+
+class _Adapter(UnixHTTPAdapter):
+    """One pool for all calls, whose connections are used again; the SDK's has a pool for each URL."""
+
+    def __init__(self, socket_url: str, timeout: int, connections: int) -> None:
+        super().__init__(socket_url, timeout, max_pool_size=connections)
+        self._pool = _ConnectionPool(socket_url, self.socket_path, timeout, maxsize=connections)
+
+    def get_connection(self, url: str | bytes, proxies: Any = None) -> _ConnectionPool:
+        """The pool, whatever the URL."""
+        return self._pool
+
+    def close(self) -> None:
+        """Close idle connections."""
+        self._pool.close()
 
 
 class _Conflict(EngineError):

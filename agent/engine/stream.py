@@ -182,36 +182,64 @@ class Pulled:
                 raise (NotFound if "not found" in text or "manifest unknown" in text else EngineError)(text)
 
 
-async def follow_logs(opened: Callable[[str, str], Awaitable[Connection]],
+async def follow_logs(opened: Callable[[str, str, bool], Awaitable[Connection]],
                       running: Callable[[], Awaitable[bool]] | None, *, tty: bool, since: str,
                       tail: str) -> AsyncGenerator[LogLine, None]:
-    """A container's log lines. With `running`, go on until the container ends.
+    """A container's log lines; `opened` takes since, tail and whether to follow. With `running`, until it ends.
 
-    Docker's own follow may end early, when the log is rotated or the daemon restarts; then the log is opened again
-    from the last line's time on. That time's lines come twice, so as many as were seen of it are skipped.
+    Docker's own follow has its faults. It may end early, when the daemon restarts, or before the last lines of a
+    container that ends; then the log is opened again from the last line's time on, and what comes twice is skipped.
     """
     backoff = Backoff(initial=0.05, maximum=5.0)
-    failures, last, seen = 0, "", 0
+    failures, following = 0, running is not None
+    seen = _Seen()
     while True:
-        skip = seen if last else 0
-        connection = await opened(since, tail)
+        connection = await opened(since, tail, following)
+        seen.reopened()
         try:
             async for line in _log_lines(connection, tty=tty):
-                if skip and line.time == last:
-                    skip -= 1
-                    continue
-                skip, failures = 0, 0
-                seen = seen + 1 if line.time == last else 1
-                last = line.time
-                yield line
+                if seen.is_new(line):
+                    failures = 0
+                    yield line
         finally:
             await connection.aclose()
-        if running is None or not await running():
+        if running is None or not following:
             return
-        if last:
-            since, tail = translate.unix_time(last), "all"
-        failures += 1
-        await asyncio.sleep(backoff.delay(failures))
+        following = await running()
+        if seen.last:
+            since, tail = translate.unix_time(seen.last), "all"
+        if following:
+            failures += 1
+            await asyncio.sleep(backoff.delay(failures))
+
+
+class _Seen:
+    """Tells lines of a log that have not been given out from those that come again."""
+
+    def __init__(self) -> None:
+        self.last = ""
+        self._count = 0  # lines given out with the time `last`
+        self._skip = 0
+        self._newest: dict[StreamName, LogLine] = {}
+
+    def reopened(self) -> None:
+        """The log is read again from `last` on, that time's lines included."""
+        self._skip = self._count
+
+    def is_new(self, line: LogLine) -> bool:
+        """Whether to give it out."""
+        if self._skip and line.time == self.last:
+            self._skip -= 1
+            return False
+        self._skip = 0
+        # When the file is rotated, Docker's follow repeats its last line, to the nanosecond. Parts of a long line
+        # have one time, and may be equal, but do not end with a line break.
+        if line.data.endswith(b"\n") and self._newest.get(line.stream) == line:
+            return False
+        self._newest[line.stream] = line
+        self._count = self._count + 1 if line.time == self.last else 1
+        self.last = line.time
+        return True
 
 
 async def _log_lines(connection: Connection, *, tty: bool) -> AsyncIterator[LogLine]:
