@@ -88,7 +88,7 @@ class Feed:
                 continue  # it has just gone: its key comes again
             wanted = references(pod)
             for reference in sorted(wanted):
-                if not self._users[reference]:
+                if not self._users[reference] or reference not in self._sent:
                     for change in self._state(reference, await self._fetch(reference)):
                         yield change
                 self._users[reference].add(key)

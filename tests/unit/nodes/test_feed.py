@@ -76,7 +76,8 @@ class Agent:
         if key.resource == PODS.key:
             found = self.cluster.world.get(PODS, key.name, key.namespace)
             for reference in references(found) if found else ():
-                if self.cluster.world.find(reference) is not None:
+                obj = self.cluster.world.find(reference)
+                if obj is not None and int(obj.metadata.resource_version) < int(change.revision):
                     assert reference in self.held, f"{key} came before {reference}"
 
     def names(self, plural: str) -> set[str]:
