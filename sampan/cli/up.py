@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from sampan.api.errors import ApiError
-from sampan.api.resources import NODES, SECRETS
+from sampan.api.resources import LEASES, NODES, SECRETS
 from sampan.cli import configure, objects
 from sampan.cli.paths import Paths, program
 from sampan.cli.progress import CommandError, Progress
@@ -24,6 +24,7 @@ from sampan.pki.tokens import BootstrapToken
 READY_SECONDS = 60.0
 TOKEN_LIFETIME = timedelta(hours=1)
 PROBE_SECONDS = 0.05
+LEASE_NAMESPACE = "kube-node-lease"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +63,9 @@ async def up(options: UpOptions, paths: Paths, units: Units, progress: Progress)
     with progress.step("Agent") as outcome:
         if not (Path(agent["cert-dir"]) / "node.crt").exists():
             await make_token(paths)
+        begun = datetime.now(UTC)
         started = units.start("agent", ["--config", str(paths.agent_config)])
-        await wait_for_node(paths, units, str(agent["node-name"]))
+        await wait_for_node(paths, units, str(agent["node-name"]), begun if started else None)
         paths.bootstrap_token.unlink(missing_ok=True)
         if not started:
             outcome.unchanged("is running")
@@ -146,18 +148,20 @@ async def make_token(paths: Paths) -> None:
     write_atomically(paths.bootstrap_token, f"{token} {digest}\n".encode())
 
 
-async def wait_for_node(paths: Paths, units: Units, name: str) -> None:
-    """Return when the node is Ready."""
+async def wait_for_node(paths: Paths, units: Units, name: str, since: datetime | None) -> None:
+    """Return when the node is Ready, and its agent has given a sign of life after `since` where that is given.
+
+    A node that was Ready when its agent stopped still looks so for a while; only the Lease tells.
+    """
     deadline = time.monotonic() + READY_SECONDS
     async with objects.connect(paths.kubeconfig) as client:
         while time.monotonic() < deadline:
-            found = await client.list(NODES, field_selector=f"metadata.name={name}")
-            if any(objects.is_ready(NODES, node) for node in found.items):
+            nodes = await client.list(NODES, field_selector=f"metadata.name={name}")
+            leases = await client.list(LEASES, LEASE_NAMESPACE, field_selector=f"metadata.name={name}")
+            alive = since is None or any((lease.spec.renew_time or since) > since for lease in leases.items)
+            if alive and any(objects.is_ready(NODES, node) for node in nodes.items):
                 return
-            async for event in client.watch(NODES, revision=found.revision, timeout_seconds=5,
-                                            field_selector=f"metadata.name={name}"):
-                if event.object is not None and objects.is_ready(NODES, event.object):
-                    return
+            await asyncio.sleep(PROBE_SECONDS)
     raise CommandError(f"node {name} is not Ready after {READY_SECONDS:g} s", f"see: {units.log_hint('agent')}")
 
 
