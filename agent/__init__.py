@@ -1,4 +1,4 @@
-"""The agent: runs a node's pods on its Docker Engine."""
+"""The agent: makes the pods that the master bound to this node real, on the host's Docker Engine."""
 
 import os
 
