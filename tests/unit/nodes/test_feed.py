@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from master.nodes.feed import Feed, Version
 from master.nodes.interest import map_entry, references, same_entry
 from master.nodes.world import WATCHED, World
+from sampan.api import codec
 from sampan.api.errors import ApiError
 from sampan.api.resources import CONFIGMAPS, NODES, PODS, Object, Resource
 from sampan.api.types import core_v1, meta_v1
@@ -74,8 +75,7 @@ class Agent:
             return
         self.held[key] = Version(change.uid, change.revision)
         if key.resource == PODS.key:
-            found = self.cluster.world.get(PODS, key.name, key.namespace)
-            for reference in references(found) if found else ():
+            for reference in references(codec.decode(core_v1.Pod, change.object)):
                 obj = self.cluster.world.find(reference)
                 if obj is not None and int(obj.metadata.resource_version) < int(change.revision):
                     assert reference in self.held, f"{key} came before {reference}"
