@@ -49,6 +49,7 @@ class NodeLifecycleController(Controller[str]):
         self._leases = deps.informers.get(LEASES)
         self._pods.add_indexer("node", _node_of)
         self._signs: dict[str, _Signs] = {}
+        self._marked: set[str] = set()  # nodes whose pods have been marked since they stopped being ready
         self._nodes.add_handler(self._node_changed)
         self._leases.add_handler(self._lease_changed)
 
@@ -56,10 +57,17 @@ class NodeLifecycleController(Controller[str]):
         name = either(old, new).metadata.name
         if new is None:
             self._signs.pop(name, None)
+            self._marked.discard(name)
+            self._tell(either(old, new), "RemovingNode", f"Removing Node {name} from Controller")
             return
+        if old is None:
+            self._tell(new, "RegisteredNode", f"Registered Node {name} in Controller")
         self._note_signs(name)
         if old is None or old.spec != new.spec or _states(old) != _states(new):
             self.queue.add(name)
+
+    def _tell(self, node: Node, reason: str, what: str) -> None:
+        self.deps.events.normal(reference(node), reason, f"Node {node.metadata.name} event: {what}")
 
     def _lease_changed(self, old: Lease | None, new: Lease | None) -> None:
         if new is not None and new.metadata.namespace == LEASE_NAMESPACE:
@@ -93,8 +101,11 @@ class NodeLifecycleController(Controller[str]):
         else:
             self.queue.add_after(key, grace - silent + 0.5)
         ready = find(node.status.conditions, "Ready")
-        if ready is not None and ready.status != "True":
+        if ready is not None and ready.status == "True":
+            self._marked.discard(key)
+        elif ready is not None and key not in self._marked:
             await self._mark_pods(node)
+            self._marked.add(key)
         taints = plans.wanted_taints(node, self.deps.clock.now())
         if taints != node.spec.taints:
             body = {"metadata": {"uid": node.metadata.uid, "resourceVersion": node.metadata.resource_version},

@@ -1,7 +1,8 @@
 """The Client over HTTPS.
 
 Every call has a timeout. A call is repeated only where that is safe: when the server says that it did not carry it
-out and names a time (429 or 503 with Retry-After, as client-go does), or when a read lost its connection.
+out and names a time (429 or 503 with Retry-After, as client-go does). A request on a kept connection that the server
+had closed meanwhile is sent again by aiohttp where its method is idempotent.
 """
 
 from __future__ import annotations

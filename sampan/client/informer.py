@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from typing import Any, Generic, TypeVar, cast
 
@@ -292,12 +292,3 @@ class InformerFactory:
         if self._group is not None and key not in self._started:
             self._started.add(key)
             self._group.create_task(self._informers[key].run())
-
-
-async def started(factory: InformerFactory, work: Callable[[], Awaitable[None]]) -> None:
-    """Run `work` beside its informers, from when they have all synced; ends, or fails, when `work` does."""
-    async with asyncio.TaskGroup() as group:
-        informers = group.create_task(factory.run())
-        await factory.wait_synced()
-        await work()
-        informers.cancel()

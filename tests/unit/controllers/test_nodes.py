@@ -143,8 +143,14 @@ async def test_a_silent_node_is_lost_and_found() -> None:
         found = await world.client.get(NODES, "n1")
         assert {(item.key, item.effect) for item in found.spec.taints} == {
             (plans.UNREACHABLE, "NoSchedule"), (plans.UNREACHABLE, "NoExecute")}
-        assert not is_ready(await world.client.get(PODS, "p", "default"))
-        assert ("Node", "NodeNotReady", "Node n1 status is now: NodeNotReady") in await world.told()
+        lost = await world.client.get(PODS, "p", "default")
+        assert not is_ready(lost)
+        world.mark_ready(lost)  # whoever says otherwise afterwards is not overruled again and again
+        await look(world, 50)
+        assert is_ready(await world.client.get(PODS, "p", "default"))
+        told = await world.told()
+        assert ("Node", "NodeNotReady", "Node n1 status is now: NodeNotReady") in told
+        assert ("Node", "RegisteredNode", "Node n1 event: Registered Node n1 in Controller") in told
         conditions = [replace(item, status="True" if item.type == "Ready" else "False",
                               last_heartbeat_time=Time.of(world.clock.now())) for item in found.status.conditions]
         world.client.put(replace(found, status=NodeStatus(conditions=conditions)))  # the node is back
