@@ -106,7 +106,7 @@ class Feed:
             self._references[pod] = wanted
         for reference in dropped:
             self._users[reference].discard(pod)
-            if not self._users[reference] or reference not in self._sent:
+            if not self._users[reference]:
                 del self._users[reference]
         return dropped
 
