@@ -87,14 +87,15 @@ class Agent:
             facts, address = host_facts(), node_address(config.node_ip)
             link = Link(config.node_name, config.node_server, files, clock,
                         checkpoint=Checkpoint(config.root_dir, config.node_name))
-            setup = NetworkSetup(config.node_name, link.view, network, clock)
+            news = asyncio.Event()
+            setup = NetworkSetup(config.node_name, link.view, network, clock, news)
             cgroups = make_cgroups(config, info)
             await cgroups.setup(PodLimits(cpu_shares=shares(facts.cpus * 1000)))
             rooms = self._rooms(engine, network, volumes, cgroups, link, facts, address)
             manager = PodManager(rooms)
             link.serve_streams(AgentStreams(engine, manager, NamespaceConnector(netns.open_socket), clock))
             heartbeat = Heartbeat(NodeSettings(config.node_name, address, config.max_pods), facts, health, engine,
-                                  link.view, link.reports, clock, problems=(setup.problem,))
+                                  link.view, link.reports, clock, problems=(setup.problem,), news=news)
             async with asyncio.TaskGroup() as group:
                 group.create_task(link.run())
                 for name, run in (("heartbeat", heartbeat.run), ("pod network", network.run),

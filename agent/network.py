@@ -16,13 +16,17 @@ log = logging.getLogger(__name__)
 
 
 class NetworkSetup:
-    """Follows this node's `spec.podCIDR`. `problem` says why pods cannot have a network yet, "" once they can."""
+    """Follows this node's `spec.podCIDR`. `problem` says why pods cannot have a network yet, "" once they can.
 
-    def __init__(self, node: str, view: ClusterView, network: Network, clock: Clock) -> None:
+    `news` is set when that changes.
+    """
+
+    def __init__(self, node: str, view: ClusterView, network: Network, clock: Clock, news: asyncio.Event) -> None:
         self._node = node
         self._view = view
         self._network = network
         self._clock = clock
+        self._news = news
         self._wanted = ""
         self._changed = asyncio.Event()
         self._problem = "the node has no pod CIDR yet"
@@ -50,11 +54,13 @@ class NetworkSetup:
             except NetworkError as error:
                 failures += 1
                 self._problem = f"the pod network cannot be set up: {error}"
+                self._news.set()
                 log.warning("%s", self._problem)
                 await self._clock.sleep(Backoff(initial=0.5).delay(failures))
                 continue
             done, failures, self._problem = wanted, 0, ""
             self.ready.set()
+            self._news.set()
             log.info("the pod network is up: %s", wanted)
 
     def _seen(self, old: core_v1.Node | None, new: core_v1.Node | None) -> None:

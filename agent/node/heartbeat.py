@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ LEASE_NAMESPACE = "kube-node-lease"
 
 
 class Heartbeat:
-    """Looks at the host every ten seconds and reports.
+    """Looks at the host every ten seconds, and whenever `news` is set, and reports.
 
     `problems` are asked each time what else keeps pods from running here (the network is not set up yet, …); each
     answers "" or a sentence. `measure` reads the host's health.
@@ -33,7 +34,7 @@ class Heartbeat:
 
     def __init__(self, settings: NodeSettings, facts: HostFacts, measure: Callable[[Path], Health], engine: Engine,
                  view: ClusterView, reports: Reports, clock: Clock, *,
-                 problems: Sequence[Callable[[], str]] = ()) -> None:
+                 problems: Sequence[Callable[[], str]] = (), news: asyncio.Event | None = None) -> None:
         self._settings = settings
         self._facts = facts
         self._measure = measure
@@ -42,14 +43,23 @@ class Heartbeat:
         self._reports = reports
         self._clock = clock
         self._problems = problems
+        self._due = news or asyncio.Event()
         self._info: EngineInfo | None = None
         self._last: core_v1.Node | None = None
         self._reported = float("-inf")
 
     async def run(self) -> None:
         """Beat until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._tick())
+            while True:
+                await self._due.wait()
+                self._due.clear()
+                await self.beat()
+
+    async def _tick(self) -> None:
         while True:
-            await self.beat()
+            self._due.set()
             await self._clock.sleep(BEAT_SECONDS)
 
     async def beat(self) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -139,6 +140,23 @@ async def test_another_part_can_keep_the_node_from_being_ready() -> None:
                      problems=[lambda: "", lambda: "the network is not ready"])
     await beat.beat()
     assert ready(reports.nodes[-1]) == "False"
+
+
+async def test_news_is_reported_without_waiting_for_the_next_beat() -> None:
+    reports, clock, news, problems = Reports(), FakeClock(), asyncio.Event(), ["no network yet"]
+    beat = Heartbeat(SETTINGS, FACTS, lambda _: WELL, FakeEngine(), View(), reports, clock,
+                     problems=[lambda: problems[0]], news=news)
+    task = asyncio.ensure_future(beat.run())
+    await clock.settle()
+    assert [ready(node) for node in reports.nodes] == ["False"]
+    problems[0] = ""
+    news.set()
+    await clock.settle()
+    assert [ready(node) for node in reports.nodes] == ["False", "True"]
+    await clock.advance(BEAT_SECONDS)
+    assert len(reports.leases) == 3
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def test_this_host_can_be_read() -> None:
