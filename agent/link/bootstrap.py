@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import ssl
 from dataclasses import dataclass
 from datetime import datetime
@@ -87,13 +88,21 @@ class _Http:
                 date = response.headers.get("Date")
                 return _Answer(response.status, await response.read(), _parse_date(date))
         except aiohttp.ClientConnectorCertificateError as error:
-            raise JoinError(_untrusted(self._base, error.certificate_error)) from error
+            raise JoinError(untrusted(self._base, error.certificate_error)) from error
         except (aiohttp.ClientSSLError, ssl.SSLError) as error:
-            raise JoinError(_untrusted(self._base, error)) from error
+            raise JoinError(untrusted(self._base, error)) from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            why = str(error) or f"no answer within {REQUEST_TIMEOUT:.0f} s"
+            why = _why(error) or f"no answer within {REQUEST_TIMEOUT:.0f} s"
             raise Unreachable(f"cannot reach {self._base}: {why}; is the master running, and port "
                               f"{self._base.rpartition(':')[2]} open from this host?") from error
+
+
+def _why(error: Exception) -> str:
+    """The operating system's own words where there are any."""
+    cause = getattr(error, "os_error", error)
+    if isinstance(cause, OSError) and cause.errno and cause.errno > 0:
+        return os.strerror(cause.errno)
+    return str(cause)
 
 
 def _parse_date(text: str | None) -> datetime | None:
@@ -103,7 +112,8 @@ def _parse_date(text: str | None) -> datetime | None:
         return None
 
 
-def _untrusted(base: str, error: BaseException) -> str:
+def untrusted(base: str, error: BaseException) -> str:
+    """What to tell the operator of a certificate that failed the check."""
     text = str(error)
     if "not yet valid" in text:
         return f"the certificate of {base} is not valid yet: this host's clock is behind the master's; set it right"
@@ -111,7 +121,7 @@ def _untrusted(base: str, error: BaseException) -> str:
         return f"the certificate of {base} has expired, or this host's clock is ahead of the master's: {text}"
     if "match" in text:
         return f"the certificate of {base} is not for that name: use a name or address that the master was told: {text}"
-    return f"{base} does not show a certificate of the cluster's CA: {text}"
+    return f"{base} shows no certificate of the cluster's CA: {text}"
 
 
 def pick_authority(bundle: bytes, ca_hash: str) -> bytes:
