@@ -29,6 +29,9 @@ import requests
 from docker.constants import MINIMUM_DOCKER_API_VERSION
 from docker.transport.unixconn import UnixHTTPAdapter, UnixHTTPConnection, UnixHTTPConnectionPool
 
+from agent.cgroups.protocol import CgroupError
+from agent.cgroups.tree import Hierarchies, find_hierarchies
+from agent.cgroups.usage import usage_of_process
 from agent.engine import translate
 from agent.engine.protocol import (
     Container,
@@ -74,6 +77,7 @@ class DockerEngine:
         self._slow_pool = ThreadPoolExecutor(slow_workers, "engine-slow")
         self._api: docker.APIClient | None = None
         self._api_lock = threading.Lock()
+        self._hierarchies: Hierarchies | None = None
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     # -- the engine itself
@@ -174,9 +178,9 @@ class DockerEngine:
         raise EngineUnavailable("the engine's event stream ended")
 
     async def stats(self, container_id: str) -> ContainerStats:
-        """One sample, without the second that Docker takes to compute percentages."""
-        return await self._call(f"stats {container_id}", lambda api: translate.stats(
-            api.stats(container_id, stream=False, one_shot=True)), turn=container_id)
+        """Read from its cgroup; nothing for one that does not run."""
+        container = await self.inspect(container_id)
+        return await self._call(f"stats {container_id}", lambda _: self._usage(container.pid))
 
     # -- images
 
@@ -375,6 +379,17 @@ class DockerEngine:
             # The turn ends with the thread's work, not with the caller's patience.
             future.add_done_callback(_release(lock, asyncio.get_running_loop()))
         return asyncio.wrap_future(future)
+
+    def _usage(self, pid: int) -> ContainerStats:
+        if not pid:
+            return ContainerStats(0, 0, 0)
+        if self._hierarchies is None:
+            self._hierarchies = find_hierarchies(Path("/proc/self/mountinfo").read_text())
+        try:
+            used = usage_of_process(self._hierarchies, pid)
+        except CgroupError as error:
+            raise EngineError(str(error)) from error
+        return ContainerStats(used.cpu_nanoseconds, used.memory_bytes, used.working_set_bytes)
 
     def _blocking(self, function: Callable[[docker.APIClient], R]) -> R:
         """In a pool thread: call, and translate what goes wrong."""

@@ -13,7 +13,6 @@ from typing import Any, Literal, get_args
 from agent.engine.protocol import (
     Container,
     ContainerSpec,
-    ContainerStats,
     EngineError,
     EngineEvent,
     EngineInfo,
@@ -191,16 +190,6 @@ def event(data: Mapping[str, Any]) -> EngineEvent:
     actor = data.get("Actor") or {}
     when = _EPOCH + timedelta(microseconds=data["timeNano"] // 1000)
     return EngineEvent(data["Action"], actor.get("ID") or data.get("id", ""), actor.get("Attributes") or {}, when)
-
-
-def stats(data: Mapping[str, Any]) -> ContainerStats:
-    """What ContainerStats says; the working set is use without inactive file cache, never below 0."""
-    memory = data.get("memory_stats") or {}
-    detail = memory.get("stats") or {}
-    usage = memory.get("usage", 0)
-    inactive = detail.get("total_inactive_file", detail.get("inactive_file", 0))  # cgroup v1, v2
-    cpu = (data.get("cpu_stats") or {}).get("cpu_usage") or {}
-    return ContainerStats(cpu.get("total_usage", 0), usage, max(0, usage - inactive))
 
 
 def conflict_holder(message: str) -> str | None:

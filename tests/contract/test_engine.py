@@ -138,10 +138,11 @@ async def test_list_finds_by_label(engine: Engine) -> None:
 
 async def test_list_while_containers_vanish(engine: Engine) -> None:
     ids = [await engine.create(spec()) for _ in range(6)]
-    _, *lists = await asyncio.gather(
-        asyncio.gather(*(engine.remove(container_id) for container_id in ids)),
-        *(engine.list({"test": ""}) for _ in range(5)))
-    assert all(container.id in ids for found in lists for container in found)
+    async with asyncio.TaskGroup() as group:
+        lists = [group.create_task(engine.list({"test": ""})) for _ in range(5)]
+        for container_id in ids:
+            group.create_task(engine.remove(container_id))
+    assert all(container.id in ids for found in lists for container in found.result())
 
 
 async def test_events_tell_of_start_and_end(engine: Engine) -> None:

@@ -11,7 +11,8 @@ from agent.cgroups import names
 from agent.cgroups.node import NodeCgroups
 from agent.cgroups.protocol import CgroupError, PodLimits, QosClass
 from agent.cgroups.tree import Hierarchies, find_hierarchies
-from agent.cgroups.values import properties, settings, weight
+from agent.cgroups.usage import Usage, cgroup_paths, usage, usage_of_process
+from agent.cgroups.values import Version, properties, settings, weight
 
 UID = "0b5a1e5c-1111-4222-8333-444455556666"
 
@@ -148,3 +149,19 @@ async def test_a_slice_with_processes_is_not_stopped(tmp_path: Path) -> None:
         await cgroups.remove(UID)
     assert "StopUnit" not in [call[0] for call in systemd.calls]
     assert await cgroups.live() == {UID}
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_usage(version: Version, tmp_path: Path) -> None:
+    folder = tmp_path / "kubepods" / "c1"
+    folder.mkdir(parents=True)
+    for name, text in {"cpuacct.usage": "7000\n", "memory.usage_in_bytes": "100\n", "cpu.stat": "usage_usec 7\nx 1\n",
+                       "memory.stat": "inactive_file 30\ntotal_inactive_file 30\n", "memory.current": "100\n"}.items():
+        (folder / name).write_text(text)
+    paths = cgroup_paths("9:name=systemd:/x\n4:cpu,cpuacct:/kubepods/c1\n2:memory:/kubepods/c1\n0::/kubepods/c1\n")
+    hierarchies = Hierarchies(version, dict.fromkeys(("cpu", "cpuacct", "memory", "unified"), tmp_path))
+    assert usage(hierarchies, paths) == Usage(7000, 100, 70)
+    with pytest.raises(CgroupError):
+        usage(hierarchies, dict.fromkeys(paths, "/gone"))
+    with pytest.raises(CgroupError, match="999999999"):
+        usage_of_process(hierarchies, 999999999)

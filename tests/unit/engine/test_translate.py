@@ -93,15 +93,6 @@ def test_who_holds_a_name(message: str, holder: str | None) -> None:
     assert translate.conflict_holder(message) == holder
 
 
-def test_stats_of_both_cgroup_versions() -> None:
-    one = {"memory_stats": {"usage": 100, "stats": {"total_inactive_file": 30, "inactive_file": 5}},
-           "cpu_stats": {"cpu_usage": {"total_usage": 9}}}
-    two = {"memory_stats": {"usage": 100, "stats": {"inactive_file": 200}}}
-    assert translate.stats(one).working_set_bytes == 70
-    assert translate.stats(two).working_set_bytes == 0
-    assert translate.stats({}).cpu_nanoseconds == 0
-
-
 def test_images_without_a_name() -> None:
     image = translate.image({"Id": "sha256:1", "RepoTags": ["<none>:<none>"], "RepoDigests": None, "Size": 5})
     assert (image.tags, image.digests, image.user, image.entrypoint) == ((), (), "", ())
