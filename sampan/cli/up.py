@@ -61,7 +61,7 @@ async def up(options: UpOptions, paths: Paths, units: Units, progress: Progress)
         if not configure.kubeconfig_current(paths, admin_kubeconfig(paths, server)):
             outcome.unchanged(str(paths.kubeconfig))
     with progress.step("Agent") as outcome:
-        if not (Path(agent["cert-dir"]) / "node.crt").exists():
+        if not (Path(agent["cert-dir"]) / "node.pem").exists():
             await make_token(paths)
         begun = datetime.now(UTC)
         started = units.start("agent", ["--config", str(paths.agent_config)])
