@@ -27,7 +27,7 @@ R = TypeVar("R")
 
 log = logging.getLogger(__name__)
 
-_SETTLE = 0.2
+_SETTLE = 1.0
 """Seconds to wait after a disturbance before looking: changes come in groups."""
 
 _NEW = 60.0
@@ -191,7 +191,7 @@ class NodeNetwork:
 
     async def _write_host_ports(self, lease: Lease) -> None:
         async with self._rules_lock:
-            await self._firewall.apply([chain for chain in await self._chains() if chain.name == rules.HOSTPORTS])
+            await self._firewall.write([chain for chain in await self._chains() if chain.name == rules.HOSTPORTS])
         ports = [port.host_port for port in lease.host_ports if port.protocol == "UDP"]
         if ports:
             # A flow that began before or under the last owner would be sent where it was sent then.

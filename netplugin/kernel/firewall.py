@@ -72,13 +72,17 @@ class Firewall:
 
     async def apply(self, chains: Sequence[Chain]) -> None:
         """Write the chains anew, then see to the jumps that lead to them."""
+        await self.write(chains)
+        for jump in JUMPS:
+            await _ensure(jump)
+
+    async def write(self, chains: Sequence[Chain]) -> None:
+        """Write only these chains anew."""
         await self.backend()
         self._found_well = None
         await _run(["iptables-restore", "--noflush", "-w", _LOCK_WAIT], restore_input(chains))
         for chain in chains:
             self._applied[chain.table, chain.name] = await _print(chain)
-        for jump in JUMPS:
-            await _ensure(jump)
 
     async def check(self, chains: Sequence[Chain]) -> bool:
         """Put back what others took away or changed; whether anything had to be.

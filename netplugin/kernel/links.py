@@ -138,7 +138,8 @@ def _apply(netlink: Any, action: Action) -> None:
             netlink.addr("del", index=_index(netlink, bridge.name), address=str(address.ip),
                          prefixlen=address.network.prefixlen)
         case Connect(port, bridge):
-            _join_bridge(netlink, port, bridge)
+            with _already_gone():  # its sandbox was detached since we looked
+                _join_bridge(netlink, port, bridge)
         case DeletePort(port):
             _delete(netlink, port)
 
@@ -186,11 +187,8 @@ def _delete(netlink: Any, name: str) -> None:
     link = _link(netlink, name)
     if link is None:
         return
-    try:
+    with _already_gone():
         netlink.link("del", index=link["index"])
-    except NetlinkError as error:
-        if error.code != errno.ENODEV:
-            raise
 
 
 def _link(netlink: Any, name: str) -> Any | None:
@@ -203,10 +201,7 @@ def _link(netlink: Any, name: str) -> Any | None:
 
 
 def _index(netlink: Any, name: str) -> int:
-    link = _link(netlink, name)
-    if link is None:
-        raise NetworkError(f"there is no interface {name}")
-    index: int = link["index"]
+    index: int = netlink.link("get", ifname=name)[0]["index"]
     return index
 
 
@@ -230,4 +225,13 @@ def _already_there() -> Iterator[None]:
         yield
     except NetlinkError as error:
         if error.code != errno.EEXIST:
+            raise
+
+
+@contextlib.contextmanager
+def _already_gone() -> Iterator[None]:
+    try:
+        yield
+    except NetlinkError as error:
+        if error.code != errno.ENODEV:
             raise
