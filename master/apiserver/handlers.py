@@ -15,6 +15,7 @@ from master.apiserver.auth import Authorizer
 from master.apiserver.connect import ConnectHandlers
 from master.apiserver.decode import Body, read_validation
 from master.apiserver.entry import Entry, Listing
+from master.apiserver.kinds import SCALE_TABLE
 from master.apiserver.negotiate import Form, negotiate
 from master.apiserver.protobuf import is_protobuf, read_protobuf
 from master.apiserver.registry import Registry, Selection, Served
@@ -241,17 +242,20 @@ class ResourceHandlers:
         return await self._write(request, info, served, self._writer.update(target, await read_body(request)))
 
     async def _scale(self, request: web.BaseRequest, info: RequestInfo, served: Served, user: User) -> web.Response:
-        media = _negotiate(_accept(request), forms=_PLAIN)
+        media = _negotiate(_accept(request), forms=_OBJECT_FORMS)
+        include = read_include(info.query.get("includeObject"))
         if info.verb == "get":
             entry = await self._entry(info, served)
-            return send(encode(self._subresources.scale_of(served, entry.decode())), 200, media.content_type)
+            scale = encode(self._subresources.scale_of(served, entry.decode()))
+            return send_object(scale, served, media, include, self._now(), printer=SCALE_TABLE)
         target = self._target(info, served, user)
         if info.verb == "patch":
             work = self._subresources.patch_scale(target, await self._read_patch(request))
         else:
             work = self._subresources.update_scale(target, await read_body(request))
         written: Written = await self._finish(work)
-        return send(written.raw, written.code, media.content_type, written.warnings)
+        return send_object(written.raw, served, media, include, self._now(), code=written.code,
+                           warnings=written.warnings, printer=SCALE_TABLE)
 
     def _now(self) -> float:
         return self._registry.clock.now().timestamp()

@@ -13,6 +13,7 @@ from multidict import CIMultiDict
 from master.apiserver.entry import Entry, Listing
 from master.apiserver.negotiate import Form, Media
 from master.apiserver.registry import Served
+from master.apiserver.strategy import TablePrinter
 from master.apiserver.table import Include, TableMaker, partial
 from sampan.api.codec import encode
 from sampan.api.errors import ApiError
@@ -73,10 +74,14 @@ def as_yaml(raw: bytes) -> bytes:
 
 
 def send_object(raw: bytes, served: Served, media: Media, include: Include, now: float, *, code: int = 200,
-                warnings: Sequence[str] = (), entry: Entry | None = None) -> web.Response:
-    """One object; `entry` is the cache's where it came from there, so that its row is made once."""
+                warnings: Sequence[str] = (), entry: Entry | None = None,
+                printer: TablePrinter | None = None) -> web.Response:
+    """One object; `entry` is the cache's where it came from there, so that its row is made once.
+
+    `printer` is for a subresource of another kind than its object.
+    """
     if media.form is Form.TABLE:
-        raw = TableMaker(served, media.version).single(entry or entry_of(raw), include, now)
+        raw = TableMaker(printer or served.printer, media.version).single(entry or entry_of(raw), include, now)
     elif media.form is Form.PARTIAL:
         raw = partial(raw, media.version or "v1")
     if media.encoding == "yaml":
@@ -95,7 +100,7 @@ async def send_list(request: web.BaseRequest, listing: Listing, served: Served, 
     """A list, a table or a list of partial objects."""
     resource = served.resource
     if media.form is Form.TABLE:
-        maker = TableMaker(served, media.version)
+        maker = TableMaker(served.printer, media.version)
         head = maker.head(listing.metadata())
         items: Iterator[bytes] = maker.rows(listing.entries, include, now)
         return await _send_items(request, head, items, media, ROWS)

@@ -13,8 +13,7 @@ import msgspec
 
 from master.apiserver.duration import human
 from master.apiserver.entry import Entry, EventType
-from master.apiserver.registry import Served
-from master.apiserver.strategy import Age, Column
+from master.apiserver.strategy import Age, Column, TablePrinter
 from sampan.api.errors import bad_request
 from sampan.api.times import Time
 
@@ -92,12 +91,12 @@ class Row:
 
 
 class TableMaker:
-    """Makes one resource's tables in one version (v1 or v1beta1)."""
+    """Makes one kind's tables in one version (v1 or v1beta1)."""
 
-    def __init__(self, served: Served, version: str = "v1") -> None:
-        self._printer = served.printer
+    def __init__(self, printer: TablePrinter, version: str = "v1") -> None:
+        self._printer = printer
         self._version = version or "v1"
-        self._columns = _encode([_definition(column) for column in served.printer.columns])
+        self._columns = _encode([_definition(column) for column in printer.columns])
 
     def rows(self, entries: Iterable[Entry], include: Include, now: float) -> Iterator[bytes]:
         """The rows as JSON objects."""

@@ -116,7 +116,7 @@ def _match(info: RequestInfo, selection: Selection) -> Match | None:
 def _renderer(served: Served, media: Media, include: Include, clock: Clock) -> Render:
     """How events become lines: plain ones are shared by all watches, the other forms are made for each."""
     if media.form is Form.TABLE:
-        maker = TableMaker(served, media.version)
+        maker = TableMaker(served.printer, media.version)
         begun = False
 
         def tables(events: Sequence[CacheEvent]) -> bytes:

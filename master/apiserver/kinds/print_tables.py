@@ -149,6 +149,10 @@ def _replica_set(obj: Tree) -> list[Any]:
             *_template(tree)]
 
 
+def _scale(obj: Tree) -> list[Any]:
+    return [name(obj), spec(obj).get("replicas") or 0, status(obj).get("replicas") or 0, age(obj)]
+
+
 def _revision(obj: Tree) -> list[Any]:
     owner = next((entry for entry in items(metadata(obj), "ownerReferences") if entry.get("controller")), None)
     controller = NONE
@@ -174,6 +178,9 @@ def _int(title: str) -> Column:
 
 
 _WORKLOAD = (wide("Containers"), wide("Images"), wide("Selector"))
+
+SCALE_TABLE: TablePrinter = Table((NAME, _int("Desired"), _int("Available"), AGE), _scale)
+"""The columns of the subresource `scale`."""
 
 TABLES: dict[tuple[str, str], TablePrinter] = {
     ("", "namespaces"): Table((NAME, Column("Status"), AGE), _namespace),
