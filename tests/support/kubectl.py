@@ -7,12 +7,17 @@ import os
 import shutil
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 VERSIONS = ("1.27", "1.32", "1.33")
+
+one_version = pytest.mark.parametrize("version", ["1.32"], indirect=True)
+"""For tests of what does not differ between the versions."""
 
 
 @lru_cache
@@ -58,11 +63,21 @@ class Kubectl:
     home: Path
     prefix: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+    options: tuple[str, ...] = ()
+    namespace: str = "default"
+
+    def within(self, namespace: str) -> Kubectl:
+        """The same kubectl, for one namespace."""
+        return replace(self, options=(*self.options, f"--namespace={namespace}"), namespace=namespace)
+
+    def with_environment(self, **variables: str) -> Kubectl:
+        """The same kubectl, with more environment variables."""
+        return replace(self, environment={**self.environment, **variables})
 
     def command(self, *arguments: str) -> list[str]:
         """The full command line; `prefix` may enter a network namespace."""
         return [*self.prefix, str(binary(self.version)), f"--kubeconfig={self.kubeconfig}",
-                f"--cache-dir={self.home}/cache", *arguments]
+                f"--cache-dir={self.home}/cache", *self.options, *arguments]
 
     @property
     def env(self) -> dict[str, str]:
