@@ -54,8 +54,8 @@ class ApiServer:
         self._metrics = metrics or Metrics()
         self._authorizer = auth.Authorizer(self._lookup(CERTIFICATESIGNINGREQUESTS))
         self._authenticators = [*authenticators, auth.BootstrapTokens(self._lookup(SECRETS), registry.clock.now)]
-        self._watches = Watches(registry)
-        self._resources = ResourceHandlers(registry, writer, self._authorizer, self._watches, connect or {},
+        self.watches = Watches(registry)
+        self._resources = ResourceHandlers(registry, writer, self._authorizer, self.watches, connect or {},
                                            self._to_the_end)
         checks = {"store": lambda: True, "caches": self._caches_are_filled}
         self._paths = Paths(registry, self._metrics, ca_certificate=ca_certificate,
@@ -79,7 +79,7 @@ class ApiServer:
                 await loop.create_future()
             finally:
                 listener.close()
-                self._watches.close()
+                self.watches.close()
                 server.pre_shutdown()
                 await server.shutdown(SHUTDOWN_SECONDS)
 
@@ -192,7 +192,7 @@ class ApiServer:
         return all(served.cache.revision >= 0 for served in self._registry.all)
 
     def _gauges(self) -> Iterable[tuple[str, str, float]]:
-        yield "sampan_watches", "Watches that run over HTTPS.", self._watches.count
+        yield "sampan_watches", "Watches that run over HTTPS.", self.watches.count
         yield "sampan_store_revision", "The store's last revision.", self._registry.store.revision
         yield "sampan_store_compacted_revision", "The oldest revision that can be read.", self._registry.store.compacted
 

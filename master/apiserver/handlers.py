@@ -40,6 +40,8 @@ _LIST_FORMS = frozenset((Form.PLAIN, Form.TABLE, Form.PARTIAL_LIST))
 _WATCH_FORMS = frozenset((Form.PLAIN, Form.TABLE, Form.PARTIAL, Form.PARTIAL_LIST))
 _PLAIN = frozenset((Form.PLAIN,))
 _OWN_KIND = frozenset(("status", "approval", "finalize", "ephemeralcontainers", "resize"))
+_NAMED = frozenset(("get", "update", "patch", "delete"))
+"""Verbs that concern one object; the others concern the collection."""
 BODY_SECONDS = 60.0
 _negotiate = lru_cache(maxsize=256)(negotiate)  # clients send the same few headers again and again
 
@@ -74,7 +76,8 @@ class ResourceHandlers:
         if info.subresource:
             return await self._subresource(request, info, served, user)
         misplaced = resource.namespaced and not info.namespace and info.verb not in ("list", "watch")
-        if misplaced or info.verb not in resource.verbs or (info.verb == "create" and info.name):
+        named = bool(info.name) == (info.verb in _NAMED) or info.verb == "watch"
+        if misplaced or not named or info.verb not in resource.verbs:
             raise no_such_method()
         match info.verb:
             case "get":
@@ -232,7 +235,7 @@ class ResourceHandlers:
             written: Written = await self._finish(work(target, body))
             return send(written.raw, written.code, warnings=written.warnings)
         if name not in _OWN_KIND:
-            raise ApiError(501, "NotImplemented", f"{info.plural}/{name} is not served by this server")
+            raise no_such_resource()  # a stream that nobody serves in this process
         if info.verb == "get":
             return await self._get(request, info, served)
         target = self._target(info, served, user)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -12,6 +13,8 @@ from typing import Any, Literal
 
 import aiohttp
 import msgspec
+from multidict import CIMultiDict
+from yarl import URL
 
 from master.apiserver import keys
 from master.apiserver.app import ApiServer, server_tls
@@ -38,7 +41,7 @@ class Answer:
 
     code: int
     body: bytes
-    headers: dict[str, str]
+    headers: CIMultiDict[str]
     warnings: list[str]
 
     @property
@@ -76,11 +79,10 @@ class Running:
         """One request; `body` is bytes, or a tree that is sent as JSON."""
         data = body if isinstance(body, bytes) or body is None else msgspec.json.encode(body)
         fields = {"Accept": accept, **({"Content-Type": content_type} if data is not None else {}), **(headers or {})}
-        from yarl import URL
-
-        async with (session or self.session).request(method, URL(self.url + path, encoded=True), data=data,
-                                                     headers=fields, allow_redirects=False) as response:
-            return Answer(response.status, await response.read(), dict(response.headers),
+        async with (session or self.session).request(
+                method, URL(self.url + path, encoded=True), data=data if data is None else io.BytesIO(data),
+                headers=fields, allow_redirects=False) as response:
+            return Answer(response.status, await response.read(), CIMultiDict(response.headers),
                           response.headers.getall("Warning", []))
 
     async def ok(self, method: str, path: str, body: Any = None, **more: Any) -> Any:

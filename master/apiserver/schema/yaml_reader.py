@@ -13,6 +13,7 @@ import re
 from typing import Any, Final
 
 import yaml
+from yaml.events import CollectionEndEvent, CollectionStartEvent, DocumentEndEvent
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 MAX_NODES: Final = 200_000
@@ -44,7 +45,9 @@ def read_yaml(body: bytes, max_depth: int) -> tuple[Any, tuple[str, ...]]:
     """The first document's value, and a sentence about keys that were set twice (the last one counts)."""
     loader: Any = None
     try:
-        loader = _Loader(body.decode("utf-8"))
+        text = body.decode("utf-8")
+        _check_depth(text, max_depth)
+        loader = _Loader(text)
         node = loader.get_node() if loader.check_node() else None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise YamlError(_where(error)) from error
@@ -58,6 +61,20 @@ def read_yaml(body: bytes, max_depth: int) -> tuple[Any, tuple[str, ...]]:
     if not reader.duplicates:
         return value, ()
     return value, ("yaml: unmarshal errors:" + "".join(f"\n  {text}" for text in reader.duplicates),)
+
+
+def _check_depth(text: str, max_depth: int) -> None:
+    """Refuse what is nested too deeply before nodes are made: PyYAML's C composer recurses until the process dies."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+        if isinstance(event, CollectionStartEvent):
+            depth += 1
+            if depth > max_depth:
+                raise YamlError("exceeded max depth")
+        elif isinstance(event, CollectionEndEvent):
+            depth -= 1
+        elif isinstance(event, DocumentEndEvent):
+            return  # only the first document is read
 
 
 def _where(error: Exception) -> str:
