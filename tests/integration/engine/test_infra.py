@@ -38,17 +38,22 @@ async def test_a_pod_that_shares_its_namespaces(engine: DockerEngine) -> None:
                                             network_mode=shared, ipc_mode=shared, pid_mode=shared))
     await engine.start(app)
     # The shell leaves an orphan, which becomes process 1's: the infra program's.
-    left = await engine.run(app, ["sh", "-c", "(sleep 0.2 &) ; ps -o ppid,args"], 10)
-    assert [b"1", b"sleep", b"0.2"] in [line.split() for line in left.output.splitlines()]
+    async def processes() -> list[list[bytes]]:
+        output = (await engine.run(app, ["ps", "-o", "ppid,stat,args"], 10)).output
+        return [line.split(None, 2) for line in output.splitlines()]
 
-    async def processes() -> bytes:
-        return (await engine.run(app, ["ps", "-o", "stat,args"], 10)).output
+    def orphan(listed: list[list[bytes]]) -> bool:
+        return any(words[0] == b"1" and words[2] == b"sleep 1.5" for words in listed)
 
-    async with asyncio.timeout(10):
-        while b"sleep 0.2" in await processes():
+    await engine.run(app, ["sh", "-c", "(sleep 1.5 > /dev/null 2>&1 &)"], 10)
+    async with asyncio.timeout(20):
+        while not orphan(await processes()):
             pass
-    assert not [line for line in (await processes()).splitlines() if line.startswith(b"Z")]
-    assert b"/infra" in await processes()
+        while orphan(await processes()):
+            pass
+    left = await processes()
+    assert not [words for words in left if words[1].startswith(b"Z")]
+    assert b"/infra" in [words[2] for words in left]
     begun = time.monotonic()
     await engine.stop(infra, 10)
     assert time.monotonic() - begun < 5
