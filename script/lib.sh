@@ -2,7 +2,7 @@
 # shellcheck shell=bash
 
 PREFIX=${SAMPAN_PREFIX:-/opt/sampan}
-COMMANDS=(sampan sampan-master sampan-agent sampan-netplugin)
+COMMANDS=(sampan sampan-master sampan-agent)
 CHANGED=0
 
 die() { # message, what to do
@@ -14,12 +14,16 @@ die() { # message, what to do
 # step TITLE COMMAND…: runs the command with its output kept back, prints one line, shows the output if it fails.
 # The command prints what it found or did on file descriptor 3; exit code 10 means that nothing had to be done.
 step() {
-    local title=$1 started out note code=0
+    local title=$1 started out note code
     shift
     started=$(date +%s%N)
     out=$(mktemp) note=$(mktemp)
     printf '%s … ' "$title"
-    ("$@") >"$out" 2>&1 3>"$note" || code=$?
+    # Not in an || list: there the shell would go on after a failure within the command.
+    set +e
+    (set -e; "$@") >"$out" 2>&1 3>"$note"
+    code=$?
+    set -e
     local seconds
     seconds=$(awk -v a="$started" -v b="$(date +%s%N)" 'BEGIN { printf "%.1f", (b - a) / 1e9 }')
     if [ "$code" -ne 0 ] && [ "$code" -ne 10 ]; then

@@ -143,7 +143,7 @@ def _install(root: Path) -> None:
     for package in PROJECT:
         shutil.copytree(ROOT / package, site / package, ignore=shutil.ignore_patterns("__pycache__"))
     for name, module in (("sampan", "sampan.cli.main"), ("sampan-master", "master.main"),
-                         ("sampan-agent", "agent.main"), ("sampan-netplugin", "netplugin.main")):
+                         ("sampan-agent", "agent.main")):
         script = root / VENV / "bin" / name
         script.write_text(SCRIPT.format(venv=VENV, module=module))
         script.chmod(0o755)
