@@ -8,9 +8,9 @@ from typing import Any, Literal
 from master.apiserver.patch import apply_json_patch, apply_merge_patch, apply_strategic_patch
 from master.apiserver.registry import Served
 from master.apiserver.schema import parse
-from master.apiserver.schema.parse import parse_value
+from master.apiserver.schema.parse import NO_OBJECT, parse_value
 from master.apiserver.schema.registry import Definitions
-from sampan.api.errors import ApiError
+from sampan.api.errors import ApiError, bad_request
 
 Tree = dict[str, Any]
 Kind = Literal["json", "merge", "strategic"]
@@ -55,9 +55,13 @@ def read_patch(data: bytes, content_type: str, definitions: Definitions) -> Patc
                               "(kubectl apply without --server-side)")
         raise unsupported("the body of the request was in an unknown format - accepted media types include: "
                           + ", ".join(TYPES))
-    if kind == "json":
-        return PatchBody(kind, parse_value(data), definitions)
-    parsed = parse(data, find_duplicates=True)
+    try:
+        if kind == "json":
+            return PatchBody(kind, parse_value(data), definitions)
+        parsed = parse(data, find_duplicates=True)
+    except ApiError as error:  # a patch is no object, so the reader's words do not fit
+        why = error.message.removeprefix(NO_OBJECT)
+        raise bad_request(why if kind == "strategic" else f"error decoding patch: {why}") from error
     return PatchBody(kind, parsed.tree, definitions, parsed.duplicates)
 
 

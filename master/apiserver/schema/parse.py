@@ -19,7 +19,10 @@ MAX_BODY: Final = 3 * 1024 * 1024
 MAX_DEPTH: Final = 200
 """Levels of nesting that are read; upstream reads 10,000, but no API type has use for them."""
 
-_TOO_DEEP: Final = "couldn't get version/kind; json parse error: exceeded max depth"
+NO_OBJECT: Final = "couldn't get version/kind; json parse error: "
+"""How the message begins where a body could not even be read as an object of some kind."""
+
+_TOO_DEEP: Final = f"{NO_OBJECT}exceeded max depth"
 _JSON: Final = frozenset({"", "application/json", "application/json-patch+json", "application/merge-patch+json",
                           "application/strategic-merge-patch+json"})
 _YAML: Final = frozenset({"application/yaml", "application/apply-patch+yaml"})
@@ -51,8 +54,8 @@ def parse(body: bytes, content_type: str = "application/json", *, find_duplicate
     """
     value, duplicates = _read(body, content_type, find_duplicates, kind)
     if not isinstance(value, dict):
-        raise _unrecognised(body, kind, f"couldn't get version/kind; json parse error: json: cannot unmarshal "
-                                        f"{go_name(value)} into Go value of type map[string]interface {{}}")
+        raise _unrecognised(body, kind, f"{NO_OBJECT}json: cannot unmarshal {go_name(value)} into Go value of type "
+                                        "map[string]interface {}")
     return Parsed(value, duplicates)
 
 
@@ -94,10 +97,9 @@ def _read(body: bytes, content_type: str, find_duplicates: bool, kind: str) -> t
     except RecursionError:
         raise _unrecognised(body, kind, _TOO_DEEP) from None
     except YamlError as error:
-        raise _unrecognised(body, kind, f"couldn't get version/kind; json parse error: yaml: {error}") from error
+        raise _unrecognised(body, kind, f"{NO_OBJECT}yaml: {error}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError) as error:
-        why = f"couldn't get version/kind; json parse error: {_syntax(body, error)}"
-        raise _unrecognised(body, kind, why) from error
+        raise _unrecognised(body, kind, f"{NO_OBJECT}{_syntax(body, error)}") from error
     if body.count(b"{") + body.count(b"[") > MAX_DEPTH and _deeper(value, MAX_DEPTH):
         raise _unrecognised(body, kind, _TOO_DEEP)
     return (_bounded(value) if _LONG_NUMBER.search(body) else value), duplicates

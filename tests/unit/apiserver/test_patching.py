@@ -1,0 +1,25 @@
+"""What a client hears of a patch that cannot be read, in kube-apiserver's words."""
+
+from __future__ import annotations
+
+import pytest
+
+from master.apiserver.patching import read_patch
+from master.apiserver.schema import load_definitions
+from sampan.api.errors import ApiError
+
+
+@pytest.mark.parametrize(("kind", "body", "code", "message"), [
+    ("strategic-merge-patch", b'"text"', 400, "json: cannot unmarshal string into Go value of type "
+                                               "map[string]interface {}"),
+    ("strategic-merge-patch", b"{bad", 400, "invalid character 'b' looking for beginning of object key string"),
+    ("merge-patch", b"{}}", 400, "error decoding patch: invalid character '}' after top-level value"),
+    ("json-patch", b"[", 400, "error decoding patch: unexpected end of JSON input"),
+    ("other-patch", b"{}", 415, "the body of the request was in an unknown format - accepted media types include: "
+                                "application/json-patch+json, application/merge-patch+json, "
+                                "application/strategic-merge-patch+json"),
+])
+def test_patches_that_cannot_be_read(kind: str, body: bytes, code: int, message: str) -> None:
+    with pytest.raises(ApiError) as refused:
+        read_patch(body, f"application/{kind}+json", load_definitions())
+    assert (refused.value.code, refused.value.message) == (code, message)
