@@ -215,8 +215,8 @@ def _is_up(link: Any) -> bool:
 
 
 def _hairpin(link: Any) -> bool:
-    data = (link.get("linkinfo") or {}).get("info_slave_data")
-    return bool(data and data.get("mode"))
+    data = (link.get("IFLA_LINKINFO") or {}).get("IFLA_INFO_SLAVE_DATA")
+    return bool(data and data.get("IFLA_BRPORT_MODE"))
 
 
 @contextlib.contextmanager

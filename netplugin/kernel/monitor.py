@@ -13,6 +13,7 @@ _HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, po
 _LINK = struct.Struct("=BxHiII")  # ifinfomsg: family, type, index, flags, change
 _RTM_NEWLINK, _RTM_DELLINK, _RTM_DELADDR, _RTM_DELROUTE = 16, 17, 21, 25
 _IFF_UP = 1
+_NEW = 0xFFFFFFFF  # what `change` is for a link that has just been made
 
 
 def disturbs(data: bytes) -> bool:
@@ -28,8 +29,8 @@ def disturbs(data: bytes) -> bool:
         if kind in (_RTM_DELLINK, _RTM_DELADDR, _RTM_DELROUTE):
             return True
         if kind == _RTM_NEWLINK and len(data) >= position + _HEADER.size + _LINK.size:
-            flags = _LINK.unpack_from(data, position + _HEADER.size)[3]
-            if not flags & _IFF_UP:
+            *_, flags, change = _LINK.unpack_from(data, position + _HEADER.size)
+            if change != _NEW and change & _IFF_UP and not flags & _IFF_UP:
                 return True
         position += (length + 3) & ~3
     return False

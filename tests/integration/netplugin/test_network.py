@@ -191,6 +191,22 @@ async def test_attaching_again_changes_nothing(network: NodeNetwork, pids: list[
     assert (before[0], before[1], rules(before[2])) == (after[0], after[1], rules(after[2]))
 
 
+async def test_a_look_at_healthy_links_repairs_nothing(network: NodeNetwork, pids: list[int],
+                                                       caplog: pytest.LogCaptureFixture) -> None:
+    await network.attach(sandbox(1, pids[0]))
+    with caplog.at_level("INFO"):
+        await network.heal()
+    assert "repairing" not in caplog.text
+
+
+async def test_an_attached_pod_needs_no_repair(network: NodeNetwork, pids: list[int],
+                                               caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    await network.attach(sandbox(1, pids[0]))
+    await network.heal()
+    assert not caplog.records
+
+
 async def test_detaching_leaves_nothing_and_needs_no_process(network: NodeNetwork, tmp_path: Path) -> None:
     with process_with_network() as pid:
         one = await network.attach(sandbox(1, pid, HostPort(8000, 80)))

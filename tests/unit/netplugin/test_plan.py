@@ -100,14 +100,17 @@ def test_an_unknown_iptables() -> None:
         parse_version("nonsense")
 
 
-def message(kind: int, flags: int = 1) -> bytes:
-    body = bytes(4) + (7).to_bytes(4, "little") + flags.to_bytes(4, "little") + bytes(4)
+def message(kind: int, flags: int = 1, change: int = 0) -> bytes:
+    body = bytes(4) + (7).to_bytes(4, "little") + flags.to_bytes(4, "little") + change.to_bytes(4, "little")
     return (16 + len(body)).to_bytes(4, "little") + kind.to_bytes(2, "little") + bytes(10) + body
 
 
 @pytest.mark.parametrize(("data", "expected"), [
     (message(16, 0x11043), False),  # a link that is up
-    (message(16, 0x1002), True),  # one that went down
+    (message(16, 0x1002, 0xFFFFFFFF), False),  # one that was just made
+    (message(16, 0x11003, 1), False),  # and then brought up
+    (message(16, 0x1002, 1), True),  # one that went down
+    (message(16, 0x1002), False),  # another change of one that is down
     (message(16) + message(17), True),  # one that was deleted
     (message(20), False),  # a new address
     (message(21), True),
