@@ -1,4 +1,4 @@
-"""Joining: how a host that has nothing but a token becomes a node (upstream's TLS bootstrapping, KEP-43 in spirit).
+"""Joining: how a host that has nothing but a token becomes a node (upstream's "TLS bootstrapping" reference).
 
 1. `GET /cacerts` without a certificate check, and believe the answer only if a CA in it has the key hash that came
    with the token (kubeadm's ``--discovery-token-ca-cert-hash``).
