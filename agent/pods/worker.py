@@ -32,6 +32,16 @@ ENDING = (steps.KillContainer, steps.StopSandbox, steps.RemoveContainers, steps.
 DEADLINE = ("DeadlineExceeded", "Pod was active on the node longer than the specified deadline")
 
 
+def overruled(known: core_v1.PodStatus, reported: core_v1.PodStatus) -> bool:
+    """Whether somebody else set Ready: the master does where a node was silent, and waits for the node to say more.
+
+    Where ContainersReady differs too the API just has not our newest report yet.
+    """
+    theirs, ours = ({condition.type: condition.status for condition in status.conditions}
+                    for status in (known, reported))
+    return theirs.get("Ready") != ours.get("Ready") and theirs.get("ContainersReady") == ours.get("ContainersReady")
+
+
 class PodWorker:
     """The life of one pod, by its UID."""
 
@@ -66,6 +76,8 @@ class PodWorker:
         """The object changed."""
         before = self._desired.deleted
         self._desired = replace(self._desired, pod=pod)
+        if self._reported and overruled(pod.status, self._reported):
+            self._reported = None
         self._stopped(before=before)
 
     def gone(self) -> None:

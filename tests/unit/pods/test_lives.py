@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from agent.engine.protocol import EngineError
 from agent.pods import labels
@@ -534,3 +535,19 @@ async def test_a_second_agent_finds_what_the_engine_made_after_a_timeout(world: 
         await world.advance(61)
         assert (await world.running("app")).id == app.id
         assert world.status(pod).container_statuses[0].restart_count == 0
+
+
+async def test_ready_is_said_again_where_the_master_took_it_back(world: World) -> None:
+    """As it does for the pods of a node that was silent."""
+    async with world.agent():
+        pod = world.create(make_pod())
+        await world.settle()
+        before = world.status(pod)
+        world.reports.history.clear()
+        known = world.view.get(resources.PODS, "web", "default")
+        assert known is not None
+        doubted = [replace(entry, status="False") if entry.type == "Ready" else entry
+                   for entry in known.status.conditions]
+        world.view.put(resources.PODS, replace(known, status=replace(known.status, conditions=doubted)))
+        await world.settle()
+        assert world.reports.history == [before]
