@@ -33,6 +33,17 @@ async def admit_create(registry: Registry, served: Served, obj: Tree) -> None:
         _default_toleration_seconds(spec)
 
 
+def admit_update(served: Served, new: Tree, old: Tree) -> None:
+    """Give a replaced pod what admission gave it at its creation, in place: a manifest does not know of it."""
+    if served.resource.key != PODS.key:
+        return
+    spec, before = new.setdefault("spec", {}), old.get("spec") or {}
+    for field in ("priority", "preemptionPolicy", "serviceAccountName", "serviceAccount"):
+        if field in before and not spec.get(field):
+            spec[field] = before[field]
+    _default_toleration_seconds(spec)
+
+
 def admit_delete(served: Served, name: str) -> None:
     """Refuse to delete what the cluster cannot live without; ApiError 403."""
     if served.resource.key == NAMESPACES.key and name in IMMORTAL_NAMESPACES:

@@ -40,6 +40,10 @@ _LIST_FORMS = frozenset((Form.PLAIN, Form.TABLE, Form.PARTIAL_LIST))
 _WATCH_FORMS = frozenset((Form.PLAIN, Form.TABLE, Form.PARTIAL, Form.PARTIAL_LIST))
 _PLAIN = frozenset((Form.PLAIN,))
 _OWN_KIND = frozenset(("status", "approval", "finalize", "ephemeralcontainers", "resize"))
+_NO_CRDS = ("apiextensions.k8s.io", "customresourcedefinitions", "list")
+_EMPTY_CRDS = (b'{"kind":"CustomResourceDefinitionList","apiVersion":"apiextensions.k8s.io/v1",'
+               b'"metadata":{"resourceVersion":"1"},"items":[]}')
+"""kubectl looks here when it meets a kind that it does not know; told that there are none it says what is wrong."""
 _NAMED = frozenset(("get", "update", "patch", "delete"))
 """Verbs that concern one object; the others concern the collection."""
 BODY_SECONDS = 60.0
@@ -66,6 +70,8 @@ class ResourceHandlers:
         """Answer; raises ApiError for every refusal."""
         served = self._registry.find(info.group, info.version, info.plural)
         if served is None:
+            if (info.group, info.plural, info.verb) == _NO_CRDS:
+                return send(_EMPTY_CRDS)
             review = reviews.find(info.group, info.version, info.plural)
             if review is None or info.name:
                 raise no_such_resource()

@@ -253,6 +253,8 @@ class Writer:
         context = self._context(target)
         metadata.carry_over(new, old)
         strategy.default(new)
+        if not target.subresource:
+            admission.admit_update(served, new, old)
         strategy.prepare_update(new, old, context)
         if strategy.has_generation and strategy.changes_generation(new, old):
             new["metadata"]["generation"] = (old["metadata"].get("generation") or 0) + 1

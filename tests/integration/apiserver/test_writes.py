@@ -340,3 +340,12 @@ async def test_the_cluster_has_its_first_service(api: Running) -> None:
     assert service["spec"]["clusterIP"] == "10.96.0.1"
     slices = await api.ok("GET", "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes")
     assert slices["endpoints"][0]["addresses"] == ["192.0.2.1"]
+
+
+async def test_a_pod_can_be_replaced_by_its_own_manifest(api: Running) -> None:
+    made = await api.ok("POST", PODS, pod())
+    changed = pod()
+    changed["metadata"]["labels"] = {"app": "p", "new": "yes"}
+    replaced = await api.ok("PUT", PODS + "/p", changed)
+    assert replaced["spec"] == made["spec"]
+    assert replaced["metadata"]["labels"]["new"] == "yes"
