@@ -26,6 +26,15 @@ _TOO_DEEP: Final = f"{NO_OBJECT}exceeded max depth"
 _JSON: Final = frozenset({"", "application/json", "application/json-patch+json", "application/merge-patch+json",
                           "application/strategic-merge-patch+json"})
 _YAML: Final = frozenset({"application/yaml", "application/apply-patch+yaml"})
+_WHERE: Final = {
+    "object keys must be strings": "looking for beginning of object key string",
+    "trailing comma in object": "looking for beginning of object key string",
+    "trailing comma in array": "looking for beginning of value",
+    "expected ':'": "after object key",
+    "expected ',' or '}'": "after object key:value pair",
+    "expected ',' or ']'": "after array element",
+}
+"""What msgspec says of broken JSON, and where Go's parser says that it met the character."""
 _INT64: Final = range(-2**63, 2**63)
 _LONG_NUMBER: Final = re.compile(rb"[0-9]{19}")
 # Where any of these stands in a body, counting colons after quotes does not count its members.
@@ -134,10 +143,11 @@ def _syntax(body: bytes, error: Exception) -> str:
         return f"invalid UTF-8 at byte {error.start}"
     text = str(error)
     match = re.search(r"\(byte (\d+)\)", text)
-    if match is not None and "trailing" in text:
+    if match is not None and "trailing characters" in text:
         return f"invalid character {chr(body[int(match[1]) - 1])!r} after top-level value"
     if match is not None and int(match[1]) < len(body):
-        return f"invalid character {chr(body[int(match[1])])!r} at byte {match[1]}"
+        where = next((words for problem, words in _WHERE.items() if problem in text), f"at byte {match[1]}")
+        return f"invalid character {chr(body[int(match[1])])!r} {where}"
     return "unexpected end of JSON input" if "truncated" in text else text
 
 
