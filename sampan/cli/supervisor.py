@@ -10,7 +10,6 @@ import argparse
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from types import FrameType
@@ -38,9 +37,9 @@ class Supervisor:
         if self._child is not None and self._child.poll() is None:
             self._child.send_signal(number)
 
-    def run(self) -> int:
-        """Work until stopped; returns the command's last exit code."""
-        backoff, failures, code = Backoff(initial=0.5, maximum=15.0), 0, 0
+    def run(self) -> None:
+        """Work until stopped."""
+        backoff, failures = Backoff(initial=0.5, maximum=15.0), 0
         while not self._stopping:
             started = time.monotonic()
             code = self._once()
@@ -49,7 +48,6 @@ class Supervisor:
                 delay = backoff.delay(failures)
                 self._write(f"supervisor: {self._command[0]} ended with code {code}; again in {delay:.1f} s")
                 time.sleep(delay)
-        return code
 
     def _once(self) -> int:
         if self._log.exists() and self._log.stat().st_size > LOG_LIMIT:
@@ -65,8 +63,8 @@ class Supervisor:
             log.write(line + "\n")
 
 
-def main() -> int:
-    """Entry point of the supervising process."""
+def main() -> None:
+    """Entry point of the supervising process, which leaves whoever started it."""
     parser = argparse.ArgumentParser(description="Keep a command running.")
     parser.add_argument("--pidfile", type=Path, required=True)
     parser.add_argument("--log", type=Path, required=True)
@@ -75,6 +73,9 @@ def main() -> int:
     command = [part for part in arguments.command if part != "--"] if arguments.command[:1] == ["--"] else (
         arguments.command)
     arguments.log.parent.mkdir(parents=True, exist_ok=True)
+    if os.fork():
+        os._exit(0)  # the caller has waited for this process; its child is init's from here on
+    os.setsid()
     supervisor = Supervisor(command, arguments.log)
     signal.signal(signal.SIGTERM, supervisor.stop)
     signal.signal(signal.SIGINT, supervisor.stop)
@@ -83,10 +84,10 @@ def main() -> int:
     temporary.write_text(f"{os.getpid()}\n")
     temporary.replace(arguments.pidfile)
     try:
-        return supervisor.run()
+        supervisor.run()
     finally:
         arguments.pidfile.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -17,6 +17,7 @@ from sampan.cli.progress import CommandError
 
 Name = Literal["master", "agent"]
 State = Literal["running", "stopped"]
+START_SECONDS = 10.0
 STOP_SECONDS = 60.0
 
 
@@ -107,17 +108,17 @@ class BackgroundUnits:
         return UnitStatus("running" if pid else "stopped", pid, "supervisor")
 
     def start(self, name: Name, arguments: Sequence[str]) -> bool:
-        """Start the supervisor in a session of its own."""
+        """Start the supervisor, which leaves this process for a session of its own."""
         if self._pid(name):
             return False
         self._pidfile(name).unlink(missing_ok=True)
         command = [sys.executable, "-m", "sampan.cli.supervisor", "--pidfile", str(self._pidfile(name)),
                    "--log", str(self._log(name)), "--", program(f"sampan-{name}"), *arguments]
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                                   stderr=subprocess.DEVNULL, start_new_session=True, cwd="/")
-        deadline = time.monotonic() + 10
+        subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                       cwd="/", timeout=START_SECONDS, check=False)
+        deadline = time.monotonic() + START_SECONDS
         while not self._pid(name):
-            if process.poll() is not None or time.monotonic() > deadline:
+            if time.monotonic() > deadline:
                 raise CommandError(f"the {name}'s supervisor did not start",
                                    f"run it by hand to see why: {' '.join(command[command.index('--') + 1:])}")
             time.sleep(0.02)

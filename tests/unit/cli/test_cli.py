@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import io
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sampan.api.resources import DEPLOYMENTS, NODES
+from sampan.api.types import apps_v1, core_v1, meta_v1
+from sampan.cli import main as command
+from sampan.cli import objects, status
+from sampan.cli.paths import Paths
+from sampan.cli.progress import CommandError, Progress
+from sampan.cli.units import BackgroundUnits
+from sampan.cli.up import UpOptions, ping_docker, write_configuration
+
+
+def paths(root: Path) -> Paths:
+    return Paths(root / "config", root / "data", root / "run", root / "log")
+
+
+def test_a_step_says_what_came_of_it_and_whether_anything_changed() -> None:
+    out = io.StringIO()
+    progress = Progress(out, iter([0.0, 1.25, 2.0, 2.0]).__next__)
+    with progress.step("One") as outcome:
+        outcome.unchanged("is there")
+    assert not progress.changed
+    with progress.step("Two"):
+        pass
+    assert progress.changed
+    assert out.getvalue() == "One … is there (1.2 s)\nTwo … done (0.0 s)\n"
+
+
+def test_a_failed_step_is_told_and_raised() -> None:
+    out = io.StringIO()
+    with pytest.raises(CommandError), Progress(out, iter([0.0, 3.0]).__next__).step("One"):
+        raise CommandError("no")
+    assert out.getvalue() == "One … failed (3.0 s)\n"
+
+
+def test_a_table_is_printed_as_kubectl_does() -> None:
+    table = {"columnDefinitions": [{"name": "Name"}, {"name": "Ready"}, {"name": "IP", "priority": 1}],
+             "rows": [{"cells": ["a", "1/1", "10.0.0.1"], "object": {"metadata": {"namespace": "default"}}},
+                      {"cells": ["longer", None, ""], "object": {"metadata": {"namespace": "x"}}}]}
+    assert objects.render_table(table, namespaces=True) == (
+        "NAMESPACE   NAME     READY\n"
+        "default     a        1/1\n"
+        "x           longer   <none>")
+    assert objects.render_table({"columnDefinitions": [], "rows": []}, namespaces=False) == "No resources found"
+
+
+@pytest.mark.parametrize("name", ["pods", "pod", "po", "Pod"])
+def test_resources_are_found_by_every_name(name: str) -> None:
+    assert objects.resource_named(name).kind == "Pod"
+
+
+def test_an_unknown_resource_lists_the_known_ones() -> None:
+    with pytest.raises(CommandError) as caught:
+        objects.resource_named("foos")
+    assert "configmaps" in caught.value.hint
+
+
+@pytest.mark.parametrize(("observed", "updated", "available", "ready"), [
+    (2, 3, 3, True), (1, 3, 3, False), (2, 1, 3, False), (2, 3, 2, False)])
+def test_a_deployment_is_ready_when_all_of_its_newest_pods_are(
+        observed: int, updated: int, available: int, ready: bool) -> None:
+    deployment = apps_v1.Deployment(
+        metadata=meta_v1.ObjectMeta(generation=2),
+        spec=apps_v1.DeploymentSpec(replicas=3, selector=meta_v1.LabelSelector(),
+                                    template=core_v1.PodTemplateSpec()),
+        status=apps_v1.DeploymentStatus(observed_generation=observed, updated_replicas=updated,
+                                        available_replicas=available))
+    assert objects.is_ready(DEPLOYMENTS, deployment) is ready
+
+
+def test_a_node_is_ready_by_its_condition() -> None:
+    def node(value: str) -> core_v1.Node:
+        return core_v1.Node(status=core_v1.NodeStatus(conditions=[core_v1.NodeCondition(type="Ready", status=value)]))
+
+    assert objects.is_ready(NODES, node("True"))
+    assert not objects.is_ready(NODES, node("Unknown"))
+
+
+def test_configuration_is_written_once_and_then_the_users(tmp_path: Path) -> None:
+    place = paths(tmp_path)
+    assert write_configuration(UpOptions(node_name="N1", node_ip="192.0.2.7"), place)
+    agent = yaml.safe_load(place.agent_config.read_text())
+    assert (agent["node-name"], agent["server"]) == ("n1", "https://192.0.2.7:6443")
+    assert stat.S_IMODE(place.agent_config.stat().st_mode) == 0o600
+    place.agent_config.write_text("mine")
+    assert not write_configuration(UpOptions(), place)
+    assert place.agent_config.read_text() == "mine"
+
+
+async def test_a_missing_engine_is_told_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match="does not answer") as caught:
+        await ping_docker(f"unix://{tmp_path}/docker.sock")
+    assert "systemctl start docker" in caught.value.hint
+
+
+def test_status_names_what_is_wrong() -> None:
+    found = {"kubeconfig": "/k", "services": {"master": {"state": "running", "pid": 7, "manager": "systemd",
+                                                         "log": "journalctl"},
+                                              "agent": {"state": "stopped", "pid": 0, "manager": "", "log": ""}},
+             "nodes": [{"name": "n1", "ready": False}], "pods": {"Running": 2, "Pending": 1}}
+    text = status.render(found, "text")
+    assert "master   running  pid 7, systemd; log: journalctl" in text
+    assert "node     NotReady n1" in text
+    assert "pods     1 Pending, 2 Running" in text
+    assert not status.healthy(found)
+
+
+def test_the_command_prints_one_clear_error(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("SAMPAN_CONFIG_DIR", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["sampan", "kubeconfig"])
+    assert command.main() == 1
+    assert capsys.readouterr().err == (f"error: there is no {tmp_path}/admin.kubeconfig\n"
+                                       "       bring the cluster up first: sudo sampan up\n")
+
+
+def wait_for(condition: object, seconds: float = 10) -> None:
+    assert callable(condition)
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_the_supervisor_restarts_what_ends_and_stops_when_told(tmp_path: Path) -> None:
+    marks, pidfile, log = tmp_path / "marks", tmp_path / "x.pid", tmp_path / "x.log"
+    script = f"echo started >> {marks}; if [ $(wc -l < {marks}) -lt 2 ]; then exit 3; fi; exec sleep 600"
+    subprocess.run([sys.executable, "-m", "sampan.cli.supervisor", "--pidfile", str(pidfile), "--log", str(log),
+                    "--", "/bin/sh", "-c", script], check=True, timeout=10)
+    wait_for(lambda: marks.exists() and marks.read_text().count("\n") == 2)
+    assert "ended with code 3; again in 0.5 s" in log.read_text()
+    os.kill(int(pidfile.read_text()), signal.SIGTERM)
+    wait_for(lambda: not pidfile.exists())
+
+
+def test_background_units_start_restart_and_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = paths(tmp_path)
+    fake = tmp_path / "sampan-master"
+    fake.write_text("#!/bin/sh\necho \"run $*\"\nexec sleep 600\n")
+    fake.chmod(0o755)
+    monkeypatch.setattr("sampan.cli.units.program", lambda name: str(tmp_path / name))
+    units = BackgroundUnits(place)
+    assert units.status("master").state == "stopped"
+    assert units.start("master", ["--config", "x"])
+    assert not units.start("master", ["--config", "x"])
+    pid = units.status("master").pid
+    wait_for(lambda: (place.log / "master.log").exists() and "run --config x" in (place.log / "master.log").read_text())
+    units.restart("master")
+    wait_for(lambda: (place.log / "master.log").read_text().count("run --config x") == 2)
+    assert units.status("master").pid == pid
+    assert units.stop("master")
+    assert not units.stop("master")
+    assert not Path(f"/proc/{pid}").exists() or Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z"
+
+
+def test_a_pid_that_belongs_to_somebody_else_is_not_ours(tmp_path: Path) -> None:
+    place = paths(tmp_path)
+    place.run.mkdir()
+    (place.run / "agent.pid").write_text(f"{os.getpid()}\n")
+    assert BackgroundUnits(place).status("agent").state == "stopped"
