@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -22,6 +23,7 @@ from master.apiserver.events import EventExpiry
 from master.apiserver.kinds.allocator import ClusterIPs, NodePorts
 from master.apiserver.kinds.table import printers, strategies
 from master.apiserver.local import LocalClient
+from master.apiserver.metrics import Metrics
 from master.apiserver.registry import Registry
 from master.apiserver.schema import SchemaRegistry, load_definitions
 from master.apiserver.write import Writer
@@ -30,6 +32,7 @@ from master.store.compactor import Compactor
 from master.store.encrypted import EncryptedStore
 from master.store.protocol import Store, StoreError
 from master.store.sqlite import SqliteStore
+from master.store.stats import HasStats
 from sampan import __version__
 from sampan.api.resources import EVENTS, LEASES, SECRETS, SERVICES
 from sampan.loop import logs
@@ -104,7 +107,7 @@ class Master:
         pki = ClusterPki(config.pki_dir, config.server_names(), self._clock.now)
         if pki.ensure():
             log.info("certificates written to %s", config.pki_dir)
-        async with open_store(config) as store, asyncio.TaskGroup() as group:
+        async with open_store(config) as (store, counted), asyncio.TaskGroup() as group:
             parts = ApiParts.build(store, self._clock, config.service_cidr)
             caches = group.create_task(parts.registry.run(), name="caches")
             await parts.registry.ready()
@@ -113,7 +116,9 @@ class Master:
             bootstrapper = Bootstrapper(parts.registry, parts.writer, plan)
             await bootstrapper.ensure()
             components = load_components(config, parts.client, self._clock, pki)
-            server = self._server(parts, pki, components.connect)
+            metrics = Metrics()
+            metrics.watch_store(counted)
+            server = self._server(parts, pki, components.connect, metrics)
             running = [group.create_task(supervise(name, run, self._clock), name=name) for name, run in (
                 ("bootstrap", bootstrapper.run), *parts.runs.items(), *components.runs.items())]
             serving = group.create_task(server.run(), name="apiserver")
@@ -129,13 +134,13 @@ class Master:
                 await asyncio.gather(*running, return_exceptions=True)
                 caches.cancel()
 
-    def _server(self, parts: ApiParts, pki: ClusterPki, connect: ConnectHandlers) -> ApiServer:
+    def _server(self, parts: ApiParts, pki: ClusterPki, connect: ConnectHandlers, metrics: Metrics) -> ApiServer:
         config = self._config
         tls = server_tls(str(pki.path("apiserver.crt")), str(pki.path("apiserver.key")), str(pki.path("ca.crt")))
         tokens: list[Authenticator] = [StaticTokens.load(config.token_auth_file)] if config.token_auth_file else []
         return ApiServer(parts.registry, parts.writer, tls=tls, ca_certificate=pki.path("ca.crt").read_bytes(),
                          host=config.bind_address, port=config.secure_port, advertise=config.advertise_address,
-                         authenticators=tokens, connect=connect)
+                         authenticators=tokens, connect=connect, metrics=metrics)
 
     async def _run_remote(self) -> None:
         """Scheduler and controllers alone, against an API server elsewhere."""
@@ -150,18 +155,21 @@ class Master:
             self._tell_ready()
 
     def _tell_ready(self) -> None:
+        gc.collect()
+        gc.freeze()  # what is there now stays: later collections need not look at it
         self.ready.set()
         self._notifier.ready()
         log.info("ready: %s", ", ".join(self._config.components))
 
 
 @asynccontextmanager
-async def open_store(config: settings.Config) -> AsyncIterator[Store]:
-    """The embedded database, with Secrets encrypted."""
+async def open_store(config: settings.Config) -> AsyncIterator[tuple[Store, HasStats]]:
+    """The embedded database, with Secrets encrypted, and what counts its writes."""
     config.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     inner = await SqliteStore.open(config.data_dir / "state.db", unversioned=UNVERSIONED)
     try:
-        yield await EncryptedStore.open(inner, config.data_dir / "encryption.key", (keys.prefix(SECRETS),))
+        store = await EncryptedStore.open(inner, config.data_dir / "encryption.key", (keys.prefix(SECRETS),))
+        yield store, inner
     finally:
         await inner.close()
 

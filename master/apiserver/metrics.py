@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
+
+from master.store.stats import COMMIT_BUCKETS, HasStats
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _BUCKETS = (0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.5, 2, 3, 4, 5, 10, 30, 60)  # seconds
@@ -24,6 +27,26 @@ class _Sampled(Collector):
         """Look now."""
         for name, text, value in self._read():
             yield GaugeMetricFamily(name, text, value=value)
+
+
+class _StoreFigures(Collector):
+    """The embedded store's commits and sizes."""
+
+    def __init__(self, store: HasStats) -> None:
+        self._store = store
+
+    def collect(self) -> Iterable[Metric]:
+        """Look now."""
+        stats = self._store.stats()
+        counts = accumulate(stats.commit_counts)
+        bounds = [*map(str, COMMIT_BUCKETS), "+Inf"]
+        yield HistogramMetricFamily("sampan_store_commit_duration_seconds", "Time of durable transactions.",
+                                    buckets=list(zip(bounds, map(float, counts), strict=True)),
+                                    sum_value=stats.commit_seconds)
+        yield CounterMetricFamily("sampan_store_writes", "Objects written.", value=stats.writes)
+        yield CounterMetricFamily("sampan_store_failures", "Transactions that failed.", value=stats.failures)
+        for name, value in (("database", stats.database_bytes), ("wal", stats.wal_bytes), ("free", stats.free_bytes)):
+            yield GaugeMetricFamily(f"sampan_store_{name}_bytes", f"Size of the store: {name}.", value=value)
 
 
 class Metrics:
@@ -44,6 +67,10 @@ class Metrics:
     def sample(self, read: Gauges) -> None:
         """Add gauges that are read when the metrics are asked for."""
         self.registry.register(_Sampled(read))
+
+    def watch_store(self, store: HasStats) -> None:
+        """Add the store's figures."""
+        self.registry.register(_StoreFigures(store))
 
     def answered(self, what: tuple[str, str, str, str], code: int, seconds: float | None) -> None:
         """Count an answer; `what` is verb, group, resource, subresource, `seconds` None for a stream."""

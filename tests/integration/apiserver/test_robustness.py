@@ -70,7 +70,8 @@ class Careless:
         door = self.pick(["", "", "", "/status", "/scale", "/approval", "/finalize", "/binding", "/eviction"])
         match self.pick(["POST", "POST", "PUT", "PATCH", "PATCH", "DELETE", "GET"]):
             case "POST":
-                return "POST", base + ("/p" + door if door and self._rng.random() < 0.3 else "") + query, self.body(body), self.pick(TYPES)
+                below = "/p" + door if door and self._rng.random() < 0.3 else ""
+                return "POST", base + below + query, self.body(body), self.pick(TYPES)
             case "PUT":
                 return "PUT", f"{base}/p{door}{query}", self.body(body), self.pick(TYPES)
             case "PATCH":
