@@ -155,8 +155,7 @@ class Master:
             self._tell_ready()
 
     def _tell_ready(self) -> None:
-        gc.collect()
-        gc.freeze()  # what is there now stays: later collections need not look at it
+        gc.freeze()  # what is there now stays: collections need not look at it
         self.ready.set()
         self._notifier.ready()
         log.info("ready: %s", ", ".join(self._config.components))
