@@ -15,15 +15,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import yaml
+from sampan.loop.settings import LEVELS, ConfigError, Option, Settings, absolute_path, log_level, optional_path
 
-LEVELS = ("debug", "info", "warning", "error")
-ENVIRONMENT = "SAMPAN_AGENT_"
 _NAME = re.compile(r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")
-
-
-class ConfigError(Exception):
-    """A setting cannot be used; the message names it, and where it came from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +46,6 @@ class Config:
     def certificates(self) -> Path:
         """Where the node's identity is kept."""
         return self.cert_dir or self.root_dir / "pki"
-
-
-@dataclass(frozen=True, slots=True)
-class _Option:
-    key: str
-    default: str
-    metavar: str
-    help: str
-    read: Callable[[str], Any]
 
 
 def _node_name(text: str) -> str:
@@ -102,17 +87,6 @@ def _node_servers(text: str) -> tuple[str, ...]:
     return tuple(_host_port(part.strip(), 6444) for part in text.split(",") if part.strip())
 
 
-def _path(text: str) -> Path:
-    path = Path(text)
-    if not path.is_absolute():
-        raise ValueError("must be an absolute path")
-    return path
-
-
-def _optional_path(text: str) -> Path | None:
-    return _path(text) if text else None
-
-
 def _network(text: str) -> str:
     try:
         return str(ipaddress.IPv4Network(text)) if text else ""
@@ -141,54 +115,44 @@ def _docker_host(text: str) -> str:
     return text
 
 
-def _level(text: str) -> str:
-    if text.lower() not in LEVELS:
-        raise ValueError(f"must be one of {', '.join(LEVELS)}")
-    return text.lower()
-
-
 _OPTIONS = (
-    _Option("node-name", "", "NAME", "this node's name in the cluster (default: the host's)", _node_name),
-    _Option("node-ip", "", "IP", "the address by which other nodes reach this one (default: that of the default "
-            "route)", _address),
-    _Option("server", "", "URL", "the API server, asked once to join: https://HOST:6443", lambda text: _server(text)
-            if text else ""),
-    _Option("node-server", "", "HOST:PORT", "the masters' node services, separated by commas (default: the server's "
-            "host, port 6444)", _node_servers),
-    _Option("root-dir", "/var/lib/sampan/agent", "DIR", "what has to outlive a reboot: volumes, checkpoint, identity",
-            _path),
-    _Option("run-dir", "/run/sampan", "DIR", "what has to go at a reboot: addresses", _path),
-    _Option("cert-dir", "", "DIR", "the node's identity (default: ROOT-DIR/pki)", _optional_path),
-    _Option("cgroup-root", "", "PATH", "the cgroup below which pods' cgroups are made (default: the top)",
-            _cgroup_root),
-    _Option("docker-host", "unix:///var/run/docker.sock", "URL", "the Docker Engine's socket", _docker_host),
-    _Option("infra-image", "", "IMAGE", "the infra (pause) image to use in place of the built-in one", str),
-    _Option("bootstrap-token-file", "", "FILE", "the token to join with, and the CA's hash after it",
-            _optional_path),
-    _Option("ca-hash", "", "HASH", "the hash of the cluster CA's public key, sha256:…", str),
-    _Option("pod-cidr", "", "CIDR", "the cluster's pod network, which pods reach without masquerade (default: the "
-            "node's own part)", _network),
-    _Option("max-pods", "110", "N", "how many pods this node takes", _number(1)),
-    _Option("pod-pids-limit", "0", "N", "processes a pod may have, 0 for no limit", _number(0)),
-    _Option("resolv-conf", "/etc/resolv.conf", "FILE", "the resolver configuration that pods get", _path),
-    _Option("log-level", "info", "LEVEL", ", ".join(LEVELS), _level),
+    Option("node-name", "", "NAME", "this node's name in the cluster (default: the host's)", _node_name),
+    Option("node-ip", "", "IP", "the address by which other nodes reach this one (default: that of the default "
+           "route)", _address),
+    Option("server", "", "URL", "the API server, asked once to join: https://HOST:6443", lambda text: _server(text)
+           if text else ""),
+    Option("node-server", "", "HOST:PORT", "the masters' node services, separated by commas (default: the server's "
+           "host, port 6444)", _node_servers),
+    Option("root-dir", "/var/lib/sampan/agent", "DIR", "what has to outlive a reboot: volumes, checkpoint, identity",
+           absolute_path),
+    Option("run-dir", "/run/sampan", "DIR", "what has to go at a reboot: addresses", absolute_path),
+    Option("cert-dir", "", "DIR", "the node's identity (default: ROOT-DIR/pki)", optional_path),
+    Option("cgroup-root", "", "PATH", "the cgroup below which pods' cgroups are made (default: the top)",
+           _cgroup_root),
+    Option("docker-host", "unix:///var/run/docker.sock", "URL", "the Docker Engine's socket", _docker_host),
+    Option("infra-image", "", "IMAGE", "the infra (pause) image to use in place of the built-in one", str),
+    Option("bootstrap-token-file", "", "FILE", "the token to join with, and the CA's hash after it",
+           optional_path),
+    Option("ca-hash", "", "HASH", "the hash of the cluster CA's public key, sha256:…", str),
+    Option("pod-cidr", "", "CIDR", "the cluster's pod network, which pods reach without masquerade (default: the "
+           "node's own part)", _network),
+    Option("max-pods", "110", "N", "how many pods this node takes", _number(1)),
+    Option("pod-pids-limit", "0", "N", "processes a pod may have, 0 for no limit", _number(0)),
+    Option("resolv-conf", "/etc/resolv.conf", "FILE", "the resolver configuration that pods get", absolute_path),
+    Option("log-level", "info", "LEVEL", ", ".join(LEVELS), log_level),
 )
+
+
+SETTINGS = Settings(
+    "sampan-agent", "The agent of a Sampan node: runs the pods that the master binds to it, on Docker.",
+    "SAMPAN_AGENT_", _OPTIONS)
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    result = argparse.ArgumentParser(
-        prog="sampan-agent", formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="The agent of a Sampan node: runs the pods that the master binds to it, on Docker.",
-        epilog="Each setting can also stand in the configuration file (YAML, same names) or in the environment:\n"
-               f"--node-name is {ENVIRONMENT}NODE_NAME. A flag counts before the environment, that before the file.")
+    result = SETTINGS.parser()
     result.add_argument("command", nargs="?", choices=("run", "cleanup"), default="run",
                         help="run (the default), or take away all that the agent made on this host")
-    result.add_argument("--config", metavar="FILE", default=None, help="configuration file")
-    for option in _OPTIONS:
-        shown = f" (default: {option.default})" if option.default else ""
-        result.add_argument(f"--{option.key}", metavar=option.metavar, default=None, help=option.help + shown)
-    result.add_argument("--version", action="store_true", help="print the version and exit")
     return result
 
 
@@ -199,10 +163,7 @@ def load(arguments: Sequence[str], environ: Mapping[str, str]) -> Config:
 
 def resolve(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Config:
     """The settings from parsed flags, the environment and the file that these name; ConfigError."""
-    _check_environment(environ)
-    file = flags.get("config") or environ.get(ENVIRONMENT + "CONFIG")
-    settings = _read_file(Path(file)) if file else {}
-    values = {option.key.replace("-", "_"): _value(option, flags, environ, settings, file) for option in _OPTIONS}
+    values = SETTINGS.resolve(flags, environ)
     if not values["node_server"]:
         if not values["server"]:
             raise ConfigError("server: the master's address is needed, such as https://192.168.1.10:6443")
@@ -210,50 +171,3 @@ def resolve(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Config:
         values["node_server"] = (f"[{host}]:6444" if ":" in host else f"{host}:6444",)
     return Config(**values)
 
-
-def _check_environment(environ: Mapping[str, str]) -> None:
-    known = {_variable(option.key) for option in _OPTIONS} | {ENVIRONMENT + "CONFIG"}
-    unknown = sorted(name for name in environ if name.startswith(ENVIRONMENT) and name not in known)
-    if unknown:
-        raise ConfigError(f"{unknown[0]}: there is no such setting")
-
-
-def _read_file(path: Path) -> dict[str, Any]:
-    try:
-        loaded = yaml.safe_load(path.read_text("utf-8"))
-    except OSError as error:
-        raise ConfigError(f"config: {path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config: {path} is no YAML: {error}") from error
-    if loaded is None:
-        return {}
-    if not isinstance(loaded, dict):
-        raise ConfigError(f"config: {path} must hold keys and values")
-    known = {option.key for option in _OPTIONS}
-    unknown = [str(key) for key in loaded if key not in known]
-    if unknown:
-        raise ConfigError(f"{unknown[0]}: there is no such setting (in {path}); known are {', '.join(sorted(known))}")
-    return loaded
-
-
-def _value(option: _Option, flags: Mapping[str, Any], environ: Mapping[str, str], settings: Mapping[str, Any],
-           file: str | None) -> Any:
-    name, variable = option.key.replace("-", "_"), _variable(option.key)
-    if flags.get(name) is not None:
-        text, source = flags[name], f"--{option.key}"
-    elif variable in environ:
-        text, source = environ[variable], variable
-    elif settings.get(option.key) is not None:
-        text, source = settings[option.key], str(file)
-    else:
-        text, source = option.default, "default"
-    if isinstance(text, list):
-        text = ",".join(str(item) for item in text)
-    try:
-        return option.read(str(text))
-    except ValueError as error:
-        raise ConfigError(f"{option.key}: {error}, not {str(text)!r} (from {source})") from error
-
-
-def _variable(key: str) -> str:
-    return ENVIRONMENT + key.upper().replace("-", "_")

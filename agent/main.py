@@ -7,9 +7,8 @@ import contextlib
 import fcntl
 import logging
 import os
-import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from agent import config as settings
@@ -43,10 +42,11 @@ from netplugin import netns
 from netplugin.network import NodeNetwork
 from netplugin.protocol import NetworkError
 from sampan import __version__
-from sampan.loop import logs
+from sampan.loop import logs, process
 from sampan.loop.backoff import Backoff
 from sampan.loop.clock import Clock, SystemClock
 from sampan.loop.notify import Notifier
+from sampan.loop.settings import ConfigError
 from sampan.loop.tasks import supervise
 from sampan.pki.tokens import BootstrapToken
 
@@ -238,17 +238,6 @@ def only_agent(run_dir: Path) -> Iterator[None]:
         yield
 
 
-async def _run_until_signalled(run: Callable[[], Awaitable[None]]) -> None:
-    """SIGTERM and SIGINT end the agent in good order."""
-    task = asyncio.current_task()
-    assert task is not None
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)
-    with contextlib.suppress(asyncio.CancelledError):
-        await run()
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
     flags = settings.parser().parse_args(arguments)
@@ -257,35 +246,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         config = settings.resolve(vars(flags), os.environ)
-    except settings.ConfigError as error:
+    except ConfigError as error:
         print(f"sampan-agent: {error}", file=sys.stderr)
         return 2
     logs.setup(config.log_level)
-    import uvloop  # noqa: PLC0415 - takes part only when a loop is about to run
-
     async def command() -> None:
-        if flags.command == "cleanup":
-            await cleanup(config)
-        else:
-            await Agent(config, SystemClock(), Notifier()).run()
+        with only_agent(config.run_dir):
+            if flags.command == "cleanup":
+                await cleanup(config)
+            else:
+                await Agent(config, SystemClock(), Notifier()).run()
 
-    try:
-        with only_agent(config.run_dir), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_run_until_signalled(command))
-    except (*EXPECTED, BaseExceptionGroup) as failure:
-        failures = _leaves(failure)
-        if not all(isinstance(error, EXPECTED) for error in failures):
-            raise
-        for reason in failures:
-            log.error("%s", reason)  # noqa: TRY400 - it says what to do; a traceback would not
-        return 1
-    return 0
-
-
-def _leaves(error: BaseException) -> list[BaseException]:
-    if not isinstance(error, BaseExceptionGroup):
-        return [error]
-    return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+    return process.run(command, EXPECTED)
 
 
 if __name__ == "__main__":

@@ -5,26 +5,19 @@ A flag counts before its environment variable (SAMPAN_MASTER_…), that before t
 
 from __future__ import annotations
 
-import argparse
 import ipaddress
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from sampan.loop.settings import LEVELS, ConfigError, Option, Settings, absolute_path, log_level, optional_path
 
 COMPONENTS = ("apiserver", "scheduler", "controllers", "nodes")
-LEVELS = ("debug", "info", "warning", "error")
-ENVIRONMENT = "SAMPAN_MASTER_"
 
 _MAX_SERVICE_BITS = 20
 """ClusterIPs are kept in memory as a bitmap; upstream has the same limit."""
-
-
-class ConfigError(Exception):
-    """A setting cannot be used; the message names it, and where it came from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +50,6 @@ class Config:
             "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"]))
 
 
-@dataclass(frozen=True, slots=True)
-class _Option:
-    key: str
-    default: str
-    metavar: str
-    help: str
-    read: Callable[[str], Any]
-
-
 def _port(text: str) -> int:
     if not (text.isascii() and text.isdigit()) or not 0 <= int(text) <= 65535:
         raise ValueError("must be a port number between 0 and 65535")
@@ -94,17 +78,10 @@ def _service_network(text: str) -> str:
     return str(network)
 
 
-def _path(text: str) -> Path:
-    path = Path(text)
-    if not path.is_absolute():
-        raise ValueError("must be an absolute path")
-    return path
-
-
 def _optional_file(text: str) -> Path | None:
     if not text:
         return None
-    path = _path(text)
+    path = absolute_path(text)
     if not path.is_file():
         raise ValueError("there is no such file")
     return path
@@ -119,108 +96,45 @@ def _components(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _level(text: str) -> str:
-    if text.lower() not in LEVELS:
-        raise ValueError(f"must be one of {', '.join(LEVELS)}")
-    return text.lower()
-
-
 _OPTIONS = (
-    _Option("data-dir", "/var/lib/sampan/master", "DIR", "where the database and its encryption key are kept", _path),
-    _Option("pki-dir", "", "DIR", "the cluster's keys and certificates, made at first start (default: DATA-DIR/pki)",
-            lambda text: _path(text) if text else None),
-    _Option("bind-address", "0.0.0.0", "IP", "the address to listen on", _address),
-    _Option("advertise-address", "", "IP", "the address by which nodes and pods reach this host (default: that of "
-            "the default route)", lambda text: _address(text) if text else default_address()),
-    _Option("secure-port", "6443", "PORT", "HTTPS: the Kubernetes API", _port),
-    _Option("node-port-grpc", "6444", "PORT", "mutual TLS: where agents connect", _port),
-    _Option("service-cidr", "10.96.0.0/12", "CIDR", "the network of the Services' virtual addresses",
-            _service_network),
-    _Option("pod-cidr", "10.244.0.0/16", "CIDR", "the network that nodes get their pods' networks from", _network),
-    _Option("components", ",".join(COMPONENTS), "LIST", "the parts to run in this process", _components),
-    _Option("kubeconfig", "", "FILE", "how to reach the API server, when it is not among the components",
-            _optional_file),
-    _Option("token-auth-file", "", "FILE", 'bearer tokens: lines of token,user,uid,"group,..."', _optional_file),
-    _Option("log-level", "info", "LEVEL", ", ".join(LEVELS), _level),
+    Option("data-dir", "/var/lib/sampan/master", "DIR", "where the database and its encryption key are kept",
+           absolute_path),
+    Option("pki-dir", "", "DIR", "the cluster's keys and certificates, made at first start (default: DATA-DIR/pki)",
+           optional_path),
+    Option("bind-address", "0.0.0.0", "IP", "the address to listen on", _address),
+    Option("advertise-address", "", "IP", "the address by which nodes and pods reach this host (default: that of "
+           "the default route)", lambda text: _address(text) if text else default_address()),
+    Option("secure-port", "6443", "PORT", "HTTPS: the Kubernetes API", _port),
+    Option("node-port-grpc", "6444", "PORT", "mutual TLS: where agents connect", _port),
+    Option("service-cidr", "10.96.0.0/12", "CIDR", "the network of the Services' virtual addresses",
+           _service_network),
+    Option("pod-cidr", "10.244.0.0/16", "CIDR", "the network that nodes get their pods' networks from", _network),
+    Option("components", ",".join(COMPONENTS), "LIST", "the parts to run in this process", _components),
+    Option("kubeconfig", "", "FILE", "how to reach the API server, when it is not among the components",
+           _optional_file),
+    Option("token-auth-file", "", "FILE", 'bearer tokens: lines of token,user,uid,"group,..."', _optional_file),
+    Option("log-level", "info", "LEVEL", ", ".join(LEVELS), log_level),
 )
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    result = argparse.ArgumentParser(
-        prog="sampan-master", formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="The master of a Sampan cluster: Kubernetes API, scheduler, controllers, node service.",
-        epilog="Each setting can also stand in the configuration file (YAML, same names) or in the environment:\n"
-               f"--secure-port is {ENVIRONMENT}SECURE_PORT. A flag counts before the environment, that before the "
-               "file.")
-    result.add_argument("--config", metavar="FILE", default=None, help="configuration file")
-    for option in _OPTIONS:
-        shown = f" (default: {option.default})" if option.default else ""
-        result.add_argument(f"--{option.key}", metavar=option.metavar, default=None, help=option.help + shown)
-    result.add_argument("--version", action="store_true", help="print the version and exit")
-    return result
+SETTINGS = Settings(
+    "sampan-master", "The master of a Sampan cluster: Kubernetes API, scheduler, controllers, node service.",
+    "SAMPAN_MASTER_", _OPTIONS)
 
 
 def load(arguments: Sequence[str], environ: Mapping[str, str]) -> Config:
     """Read the settings from everywhere; ConfigError."""
-    return resolve(vars(parser().parse_args(arguments)), environ)
+    return resolve(vars(SETTINGS.parser().parse_args(arguments)), environ)
 
 
 def resolve(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Config:
     """The settings from parsed flags, the environment and the file that these name; ConfigError."""
-    _check_environment(environ)
-    file = flags.get("config") or environ.get(ENVIRONMENT + "CONFIG")
-    settings = _read_file(Path(file)) if file else {}
-    values = {option.key.replace("-", "_"): _value(option, flags, environ, settings, file) for option in _OPTIONS}
+    values = SETTINGS.resolve(flags, environ)
     if values["pki_dir"] is None:
         values["pki_dir"] = values["data_dir"] / "pki"
     config = Config(**values)
     _check_together(config)
     return config
-
-
-def _check_environment(environ: Mapping[str, str]) -> None:
-    known = {ENVIRONMENT + option.key.upper().replace("-", "_") for option in _OPTIONS} | {ENVIRONMENT + "CONFIG"}
-    unknown = sorted(name for name in environ if name.startswith(ENVIRONMENT) and name not in known)
-    if unknown:
-        raise ConfigError(f"{unknown[0]}: there is no such setting")
-
-
-def _read_file(path: Path) -> dict[str, Any]:
-    try:
-        loaded = yaml.safe_load(path.read_text("utf-8"))
-    except OSError as error:
-        raise ConfigError(f"config: {path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config: {path} is no YAML: {error}") from error
-    if loaded is None:
-        return {}
-    if not isinstance(loaded, dict):
-        raise ConfigError(f"config: {path} must hold keys and values")
-    known = {option.key for option in _OPTIONS}
-    unknown = [str(key) for key in loaded if key not in known]
-    if unknown:
-        raise ConfigError(f"{unknown[0]}: there is no such setting (in {path}); known are {', '.join(sorted(known))}")
-    return loaded
-
-
-def _value(option: _Option, flags: Mapping[str, Any], environ: Mapping[str, str], settings: Mapping[str, Any],
-           file: str | None) -> Any:
-    name, variable = option.key.replace("-", "_"), ENVIRONMENT + option.key.upper().replace("-", "_")
-    if flags.get(name) is not None:
-        text, source = flags[name], f"--{option.key}"
-    elif variable in environ:
-        text, source = environ[variable], variable
-    elif settings.get(option.key) is not None:
-        text, source = settings[option.key], str(file)
-    else:
-        text, source = option.default, "default"
-    if isinstance(text, list):
-        text = ",".join(str(item) for item in text)
-    try:
-        return option.read(str(text))
-    except ValueError as error:
-        raise ConfigError(f"{option.key}: {error}, not {str(text)!r} (from {source})") from error
 
 
 def _check_together(config: Config) -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import logging
 import os
-import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -35,9 +33,10 @@ from master.store.sqlite import SqliteStore
 from master.store.stats import HasStats
 from sampan import __version__
 from sampan.api.resources import EVENTS, LEASES, SECRETS, SERVICES
-from sampan.loop import logs
+from sampan.loop import logs, process
 from sampan.loop.clock import Clock, SystemClock
 from sampan.loop.notify import Notifier
+from sampan.loop.settings import ConfigError
 from sampan.loop.tasks import supervise
 from sampan.pki.ca import CertificateError
 from sampan.pki.cluster import ClusterPki
@@ -173,49 +172,19 @@ async def open_store(config: settings.Config) -> AsyncIterator[tuple[Store, HasS
         await inner.close()
 
 
-async def _run_until_signalled(master: Master) -> None:
-    """SIGTERM and SIGINT end the master in good order."""
-    task = asyncio.current_task()
-    assert task is not None
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)
-    with contextlib.suppress(asyncio.CancelledError):
-        await master.run()
-    log.info("stopped")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
-    flags = settings.parser().parse_args(arguments)
+    flags = settings.SETTINGS.parser().parse_args(arguments)
     if flags.version:
         print(f"sampan-master {__version__} (Kubernetes v1.32)")
         return 0
     try:
         config = settings.resolve(vars(flags), os.environ)
-    except settings.ConfigError as error:
+    except ConfigError as error:
         print(f"sampan-master: {error}", file=sys.stderr)
         return 2
     logs.setup(config.log_level)
-    import uvloop  # noqa: PLC0415 - takes part only when a loop is about to run
-
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_run_until_signalled(Master(config, SystemClock(), Notifier())))
-    except (*EXPECTED, BaseExceptionGroup) as failure:
-        failures = _leaves(failure)
-        if not all(isinstance(error, EXPECTED) for error in failures):
-            raise
-        for reason in failures:
-            log.error("%s", reason)  # noqa: TRY400 - it says what to do; a traceback would not
-        return 1
-    return 0
-
-
-def _leaves(error: BaseException) -> list[BaseException]:
-    if not isinstance(error, BaseExceptionGroup):
-        return [error]
-    return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+    return process.run(Master(config, SystemClock(), Notifier()).run, EXPECTED)
 
 
 if __name__ == "__main__":

@@ -59,6 +59,6 @@ def test_files_are_checked(tmp_path: Path, text: str, words: str) -> None:
 
 
 def test_help_names_every_setting() -> None:
-    text = config.parser().format_help()
+    text = config.SETTINGS.parser().format_help()
     for key in ("--data-dir", "--pki-dir", "--secure-port", "--node-port-grpc", "--service-cidr", "--components"):
         assert key in text
