@@ -20,8 +20,11 @@ from sampan.client.protocol import DeleteOptions
 from sampan.loop.reconcile import Retry
 
 FINALIZER = "kubernetes"
-CONTENT_WAIT = 15.0
-"""Seconds between looks while something other than pods (say, a foreign finalizer) holds the namespace."""
+CONTENT_WAIT = 8.0
+"""Seconds between looks while something other than pods (say, a foreign finalizer) holds the namespace.
+
+Upstream expects that it takes 15 s, and looks again after half of that and a second.
+"""
 
 
 @dataclass(slots=True)
