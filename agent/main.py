@@ -135,7 +135,7 @@ class Agent:
             return
         if config.bootstrap_token_file is None or not config.server:
             raise StartError("bootstrap-token-file: this node has not joined yet and needs a token and --server; "
-                             "make one with: sampan token create")
+                             "`sampan up` makes one for the agent on the master's own host")
         try:
             words = config.bootstrap_token_file.read_text("utf-8").split()
             token = BootstrapToken.parse(words[0] if words else "")

@@ -224,7 +224,7 @@ def _refused(answer: _Answer) -> JoinError:
     error = _status(answer)
     if answer.status == 401:
         return JoinError("the master refuses the token: it is mistyped, or has expired; make a new one on the master "
-                         "with `sampan token create`")
+                         "with `sampan up` on the master's host")
     if answer.status >= 500:
         return Unreachable(f"the master answers {answer.status}: {error.message}")
     return JoinError(f"the master answers {answer.status}: {error.message}")
