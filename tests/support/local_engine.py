@@ -98,6 +98,8 @@ class LocalStream:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, 9)
             await self.process.wait()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
