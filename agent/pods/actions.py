@@ -156,8 +156,7 @@ class Actions:
     async def _stop_sandbox(self, sandbox_id: str) -> None:
         if not self._pod.spec.host_network:
             await self._rooms.network.detach(sandbox_id)
-        self._memory.detached.add(sandbox_id)
-        self._memory.connections.pop(sandbox_id, None)
+        self._memory.detach(sandbox_id)
         box = self._memory.container(sandbox_id)
         if box and box.running:
             await self._rooms.engine.stop(sandbox_id, 0)

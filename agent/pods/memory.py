@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable
 from datetime import datetime
 
 from agent.engine.protocol import Container, EngineEvent
+from agent.pods import labels
 from agent.pods.backoff import fail
 from agent.pods.model import Connection, Failure, Health, Observed, sorted_attempts
 from agent.volumes.protocol import PreparedVolume
@@ -24,6 +25,7 @@ class Memory:
         self._containers: dict[str, tuple[Container, datetime]] = {}
         self.connections: dict[str, Connection] = {}
         self.detached: set[str] = set()
+        self.lost: set[str] = set()
         self.volumes: dict[str, PreparedVolume] | None = None
         self.volumes_exist = False
         self.cgroup_ready = False
@@ -58,12 +60,21 @@ class Memory:
                 self.lose(container_id)
 
     def lose(self, container_id: str) -> None:
-        """The container does not exist any more."""
-        self._containers.pop(container_id, None)
+        """The container does not exist any more; the network of a sandbox may, if nobody released it."""
+        known = self._containers.pop(container_id, None)
+        if known and known[0].labels.get(labels.TYPE) == labels.SANDBOX and container_id not in self.detached:
+            self.lost.add(container_id)
         for table in (self.connections, self.health, self.killing, self.messages):
             table.pop(container_id, None)
         for names in (self.detached, self.starting, self.hook_failed, self.suspect, self.told):
             names.discard(container_id)
+
+    def detach(self, sandbox_id: str) -> None:
+        """The sandbox's network has been released."""
+        self.connections.pop(sandbox_id, None)
+        self.lost.discard(sandbox_id)
+        if sandbox_id in self._containers:
+            self.detached.add(sandbox_id)
 
     def hear(self, event: EngineEvent) -> bool:
         """Take an event in; True where it says something new, so that the container must be looked at."""
@@ -97,7 +108,7 @@ class Memory:
         sandboxes, containers = sorted_attempts(self.containers())
         return Observed(
             sandboxes=sandboxes, containers=containers, connections=dict(self.connections),
-            detached=frozenset(self.detached), volumes_ready=self.volumes is not None,
+            detached=frozenset(self.detached), lost=frozenset(self.lost), volumes_ready=self.volumes is not None,
             volumes_exist=self.volumes_exist, cgroup_ready=self.cgroup_ready, cgroup_exists=self.cgroup_exists,
             images=frozenset(self.images), health=dict(self.health), starting=frozenset(self.starting),
             hook_failed=frozenset(self.hook_failed), busy=frozenset(busy), killing=dict(self.killing),

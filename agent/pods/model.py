@@ -130,13 +130,14 @@ class Observed:
     `busy` holds the keys of steps under way; `failures` those of steps that failed; `killing` maps container ids to
     when they get SIGKILL at the latest; `images` holds the names of containers whose image is ready for their next
     start; `starting` the ids of containers whose postStart hook has not ended, `hook_failed` of those where it
-    went wrong.
+    went wrong; `lost` are sandboxes that somebody removed before their network was released.
     """
 
     sandboxes: tuple[Attempt, ...] = ()
     containers: tuple[Attempt, ...] = ()
     connections: Mapping[str, Connection] = field(default_factory=dict)
     detached: frozenset[str] = frozenset()
+    lost: frozenset[str] = frozenset()
     volumes_ready: bool = False
     volumes_exist: bool = False
     cgroup_ready: bool = False

@@ -140,7 +140,7 @@ class _Plan:
         observed = self.observed
         if observed.sandbox and not sandbox_usable(observed):
             return self._replace_sandbox(observed.sandbox)
-        return (self._strays() or self._foundation() or self._init_containers() or self._app_containers()
+        return (self._strays() or self._lost_sandboxes() or self._foundation() or self._init_containers() or self._app_containers()
                 or self._tidy())
 
     def _strays(self) -> steps.Step | None:
@@ -154,6 +154,13 @@ class _Plan:
                     and (step := self._kill(attempt, "stray", f"Stopping container {attempt.name}")):
                 return step
             seen.add(attempt.name)
+        return None
+
+    def _lost_sandboxes(self) -> steps.Step | None:
+        """Release the network of infra containers that somebody removed."""
+        for lost in sorted(self.observed.lost):
+            if step := self._offer(steps.StopSandbox(lost)):
+                return step
         return None
 
     def _replace_sandbox(self, dead: Attempt) -> steps.Step | None:
@@ -334,12 +341,14 @@ class _Plan:
         return None
 
     def _stop_sandboxes(self) -> steps.Step | None:
+        if step := self._lost_sandboxes():
+            return step
         for sandbox in self.observed.sandboxes:
             done = sandbox.state != "running" and sandbox.id in self.observed.detached
             if not done and (step := self._offer(steps.StopSandbox(sandbox.id))):
                 return step
-        if any(sandbox.state == "running" or sandbox.id not in self.observed.detached
-               for sandbox in self.observed.sandboxes):
+        if self.observed.lost or any(sandbox.state == "running" or sandbox.id not in self.observed.detached
+                                     for sandbox in self.observed.sandboxes):
             return steps.Wait(self.wake)
         return None
 

@@ -551,3 +551,18 @@ async def test_ready_is_said_again_where_the_master_took_it_back(world: World) -
         world.view.put(resources.PODS, replace(known, status=replace(known.status, conditions=doubted)))
         await world.settle()
         assert world.reports.history == [before]
+
+
+async def test_the_network_of_a_removed_sandbox_is_released(world: World) -> None:
+    async with world.agent():
+        pod = world.create(make_pod())
+        await world.settle()
+        lost = await world.running("POD")
+        await world.engine.remove(lost.id)
+        await world.settle()
+        assert world.status(pod).container_statuses[0].restart_count == 1
+        assert set(world.network.attachments) == {(await world.running("POD")).id}
+        await world.engine.remove((await world.running("POD")).id)
+        world.delete(pod)
+        await world.advance(31)
+        assert await world.empty()

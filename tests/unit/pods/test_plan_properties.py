@@ -50,6 +50,7 @@ class ModelWorld:
             if isinstance(step, steps.Wait):
                 return
             if isinstance(step, steps.Finish):
+                assert not self.memory.lost, "an address leaks"
                 self.finished = True
                 return
             if not isinstance(step, steps.KillContainer):
@@ -91,8 +92,7 @@ class ModelWorld:
                 if box and box.running:
                     memory.connections[step.id] = Connection("10.0.0.2", box.started_at)
             case steps.StopSandbox():
-                memory.connections.pop(step.id, None)
-                memory.detached.add(step.id)
+                memory.detach(step.id)
                 self.exit(step.id, 137)
             case steps.PullImage():
                 memory.images.add(step.name)
