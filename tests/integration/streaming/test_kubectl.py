@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import shlex
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -59,9 +60,10 @@ async def test_exec_of_a_large_output_arrives_whole(lab: Lab, kubectl: Kubectl) 
 
 async def test_exec_with_a_terminal_and_its_size(lab: Lab, kubectl: Kubectl) -> None:
     await lab.pod("web")
-    script = "sleep 0.5; stty size; read x; echo got:$x; exit 5"
+    # The size follows the start, as upstream: wait for it.
+    script = 'while [ "$(stty size)" = "0 0" ]; do sleep 0.05; done; stty size; read x; echo got:$x; exit 5'
     command = [*kubectl.command("exec", "-it", "web", "--"), "sh", "-c", script]
-    inner = "stty rows 33 cols 101; " + " ".join(f"'{part}'" for part in command) + "; echo code:$?"
+    inner = "stty rows 33 cols 101; " + shlex.join(command) + "; echo code:$?"
 
     def interact() -> str:
         done = subprocess.run(["script", "-qec", inner, "/dev/null"], input="hello\n", capture_output=True, text=True,
