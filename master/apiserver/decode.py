@@ -22,6 +22,8 @@ class Body:
     content_type: str = "application/json"
     tree: Tree | None = None
     duplicates: tuple[str, ...] = field(default=())
+    problems: tuple[str, ...] = field(default=())
+    """What has been found already that fieldValidation is about, in words."""
 
 
 def read_validation(value: str) -> Validation:
@@ -50,7 +52,9 @@ class Decoder:
             tree, duplicates = body.tree, body.duplicates
         check_kind(tree, resource.api_version, resource.version, resource.kind)
         outcome = served.schema.clean(tree)
-        problems = strict_problems(outcome.unknown, duplicates) if validation != "Ignore" else []
+        problems = []
+        if validation != "Ignore":
+            problems = [*body.problems, *strict_problems(outcome.unknown, duplicates)]
         if problems and validation == "Strict":
             raise strict_error(resource.version, resource.kind, problems)
         if not isinstance(tree.get("metadata"), dict):

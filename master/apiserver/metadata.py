@@ -17,6 +17,7 @@ Tree = dict[str, Any]
 
 ORPHAN = "orphan"
 FOREGROUND = "foregroundDeletion"
+STANDARD_FINALIZERS = (ORPHAN, FOREGROUND, "kubernetes")
 
 _SERVER_SET = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink",
                "managedFields", "generation", "resourceVersion")
@@ -41,10 +42,10 @@ def carry_over(new: Tree, old: Tree) -> None:
     metadata, before = new["metadata"], old["metadata"]
     for name in ("managedFields", "selfLink"):
         metadata.pop(name, None)
-    for name in ("uid", "namespace"):
+    for name in ("uid", "namespace", "creationTimestamp"):
         if not metadata.get(name) and before.get(name):
             metadata[name] = before[name]
-    for name in ("creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation",
+    for name in ("deletionTimestamp", "deletionGracePeriodSeconds", "generation",
                  "resourceVersion", "generateName"):
         if before.get(name) is not None:
             metadata[name] = before[name]
@@ -110,6 +111,9 @@ def _validate_owners(owners: list[Tree]) -> list[FieldError]:
 
 def _validate_finalizers(finalizers: list[str]) -> list[FieldError]:
     errors = [invalid("metadata.finalizers", item, text) for item in finalizers for text in names.qualified_name(item)]
+    errors += [invalid(f"metadata.finalizers[{index}]", item, "name is neither a standard finalizer name nor is it "
+                       "fully qualified") for index, item in enumerate(finalizers)
+               if "/" not in item and item not in STANDARD_FINALIZERS]
     if ORPHAN in finalizers and FOREGROUND in finalizers:
         errors.append(invalid("metadata.finalizers", finalizers,
                               f"finalizer {ORPHAN} and {FOREGROUND} cannot be both set"))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from master.apiserver.decode import Body
 from master.apiserver.patch import apply_json_patch, apply_merge_patch, apply_strategic_patch
 from master.apiserver.registry import Served
 from master.apiserver.schema import parse
@@ -20,6 +23,7 @@ TYPES: dict[str, Kind] = {
     "application/merge-patch+json": "merge",
     "application/strategic-merge-patch+json": "strategic",
 }
+_OPERATION = frozenset(("op", "path", "from", "value"))
 APPLY = frozenset(("application/apply-patch+yaml", "application/apply-patch+cbor"))
 
 
@@ -31,6 +35,13 @@ class PatchBody:
     value: Any
     definitions: Definitions
     duplicates: tuple[str, ...] = ()
+    """Members that stand twice in the patch; of a JSON patch they are among the problems."""
+    problems: tuple[str, ...] = ()
+    """What else a strict reader has to say of the patch itself."""
+
+    def body(self, patched: Tree) -> Body:
+        """What the patch made, as it goes on its way like any body."""
+        return Body(tree=patched, duplicates=self.duplicates, problems=self.problems)
 
     def apply(self, served: Served, tree: Tree) -> Tree:
         """The patched copy of an object of that resource."""
@@ -57,12 +68,22 @@ def read_patch(data: bytes, content_type: str, definitions: Definitions) -> Patc
                           + ", ".join(TYPES))
     try:
         if kind == "json":
-            return PatchBody(kind, parse_value(data), definitions)
+            value, duplicates = parse_value(data)
+            return PatchBody(kind, value, definitions, problems=json_patch_problems(value, duplicates))
         parsed = parse(data, find_duplicates=True)
     except ApiError as error:  # a patch is no object, so the reader's words do not fit
         why = error.message.removeprefix(NO_OBJECT)
         raise bad_request(why if kind == "strategic" else f"error decoding patch: {why}") from error
     return PatchBody(kind, parsed.tree, definitions, parsed.duplicates)
+
+
+def json_patch_problems(value: Any, duplicates: Sequence[str]) -> tuple[str, ...]:
+    """Members of the operations that mean nothing or stand twice."""
+    unknown = [f'json patch unknown field "[{index}].{name}"'
+               for index, operation in enumerate(value if isinstance(value, list) else ())
+               for name in (operation if isinstance(operation, dict) else ()) if name not in _OPERATION]
+    members = (re.fullmatch(r"\[\d+\]\.\w+", path) for path in duplicates)  # not within an operation's value
+    return (*unknown, *(f'json patch duplicate field "{match[0]}"' for match in members if match))
 
 
 def unsupported(message: str) -> ApiError:

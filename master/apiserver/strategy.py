@@ -87,10 +87,14 @@ class Strategy:
         """
 
     async def allocate_update(self, new: Tree, old: Tree, context: Context) -> None:
-        """The same for a change of type."""
+        """The same for what an update needs in addition to what `old` holds; gives nothing back yet."""
 
-    async def release(self, obj: Tree) -> None:
-        """Give back what `allocate` took: the object is gone, or was never stored."""
+    async def release(self, obj: Tree, keep: Tree | None = None) -> None:
+        """Give back what `obj` holds and `keep` does not.
+
+        Called when an object is gone (its state), when a new one was not stored after all (it), after an update
+        (the old state, keeping the new one's) and when an update was not stored (the other way round).
+        """
 
     def grace_period(self, obj: Tree, requested: int | None) -> int:
         """Seconds between the request to delete and the end; 0 deletes at once. Only pods have other than 0."""

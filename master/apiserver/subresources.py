@@ -14,7 +14,7 @@ from master.apiserver.patching import PatchBody
 from master.apiserver.registry import Registry, Served
 from master.apiserver.request import Query
 from master.apiserver.schema import Schema, parse, strict_error, strict_problems
-from master.apiserver.write import Target, Writer, Written, success
+from master.apiserver.write import Target, Writer, Written, check_name, success
 from sampan.api.errors import ApiError, FieldError, bad_request, conflict, invalid, invalid_object, required
 from sampan.api.resources import Subresource
 from sampan.api.times import Time
@@ -63,17 +63,14 @@ class Subresources:
 
         async def make(old: Tree) -> Tree:
             patched = patch.apply_to(self.scale_of(target.served, old), SCALE)
-            scale, problems[:] = self._read(Body(tree=patched, duplicates=patch.duplicates), target, SCALE,
-                                            "autoscaling/v1", "Scale")
+            scale, problems[:] = self._read(patch.body(patched), target, SCALE, "autoscaling/v1", "Scale")
             return await self._with_scale(target, old, scale)
 
         return self._scaled(target, await self._writer.change(target, make), problems)
 
     async def _with_scale(self, target: Target, old: Tree, scale: Tree) -> Tree:
         meta = scale["metadata"]
-        if meta.get("name") and meta["name"] != target.name:
-            raise bad_request(f"the name of the object ({meta['name']}) does not match the name on the URL "
-                              f"({target.name})")
+        check_name(target, scale)
         replicas = (scale.get("spec") or {}).get("replicas") or 0
         if replicas < 0:
             raise invalid_object("autoscaling", "Scale", target.name, [
@@ -165,7 +162,9 @@ class Subresources:
         check_kind(tree, api_version, version, kind)
         schema: Schema = self._registry.schemas.of(definition)
         outcome = schema.clean(tree)
-        problems = strict_problems(outcome.unknown, duplicates) if target.validation != "Ignore" else []
+        problems = []
+        if target.validation != "Ignore":
+            problems = [*body.problems, *strict_problems(outcome.unknown, duplicates)]
         if problems and target.validation == "Strict":
             raise strict_error(version, kind, problems)
         if not isinstance(tree.get("metadata"), dict):

@@ -157,9 +157,8 @@ class Writer:
         served = target.served
         obj, problems, schema_errors = self._decoder.read(served, body, target.validation)
         self._check_namespace(target, obj)
-        name = obj["metadata"].get("name") or ""
-        if name and name != target.name:
-            raise bad_request(f"the name of the object ({name}) does not match the name on the URL ({target.name})")
+        check_name(target, obj)
+        schema_errors = _of_door(target.subresource, schema_errors)
         pristine = _json(obj)
 
         async def make(old: Tree) -> Tree:
@@ -171,10 +170,10 @@ class Writer:
             written = await self.change(target, make)
         except ApiError as error:
             creates = served.strategy.allow_create_on_update and not target.subresource
-            if not (error.code == 404 and creates and name):
+            if not (error.code == 404 and creates):
                 raise
             obj["metadata"].pop("resourceVersion", None)
-            return await self.create(target, Body(tree=obj))
+            return await self.create(target, Body(tree=obj, problems=tuple(problems)))
         written.warnings += problems
         return written
 
@@ -184,15 +183,13 @@ class Writer:
         problems: list[str] = []
 
         async def make(old: Tree) -> Tree:
-            body = Body(tree=patch.apply(served, old), duplicates=patch.duplicates)
+            body = patch.body(patch.apply(served, old))
             new, found, schema_errors = self._decoder.read(served, body, target.validation)
             problems[:] = found
             self._check_namespace(target, new)
-            if new["metadata"].get("name") != target.name:
-                raise bad_request(f"the name of the object ({new['metadata'].get('name') or ''}) does not match the "
-                                  f"name on the URL ({target.name})")
+            check_name(target, new)
             self.check_preconditions(target, new, old)
-            return await self.finish(target, new, old, schema_errors)
+            return await self.finish(target, new, old, _of_door(target.subresource, schema_errors))
 
         written = await self.change(target, make)
         written.warnings += problems
@@ -221,18 +218,10 @@ class Writer:
                     return Written(raw)
                 raw, revision, fresh = *newest, True
                 continue
-            written = Written(b"", 200, list(target.served.strategy.warnings(new)))
             if target.dry_run:
-                written.raw = _json(new)
-                return written
+                return Written(_json(new), 200, self._warnings(target, new))
             try:
-                if deletion.done_with(new, old):
-                    await self._remove(target, new, revision)
-                    written.raw, written.removed = _json(new), True
-                    return written
-                data, slot = encode_with_slot(new)
-                written.raw = (await self._store.update(target.key, data, expected=revision, slot=slot)).value
-                return written
+                return await self._replace(target, new, old, revision)
             except RevisionConflict as error:
                 raw, revision, fresh = error.current.value, error.current.revision, True
             except KeyMissing as error:
@@ -240,6 +229,30 @@ class Writer:
             except StoreError as error:
                 raise unavailable(str(error)) from error
         raise self._conflict(target)
+
+    async def _replace(self, target: Target, new: Tree, old: Tree, revision: int) -> Written:
+        """Store what an update made, or remove what it was the last to hold; StoreError.
+
+        What `new` took from shared pools is given back if it is not stored, what only `old` held once it is.
+        """
+        strategy = target.served.strategy
+        written = Written(b"", 200, self._warnings(target, new))
+        try:
+            if deletion.done_with(new, old):
+                written.raw, written.removed = _json(new), True
+                await self._store.delete(target.key, expected=revision)
+                await strategy.release(new)
+            else:
+                data, slot = encode_with_slot(new)
+                written.raw = (await self._store.update(target.key, data, expected=revision, slot=slot)).value
+        except StoreError:
+            await strategy.release(new, keep=old)
+            raise
+        await strategy.release(old, keep=None if written.removed else new)
+        return written
+
+    def _warnings(self, target: Target, new: Tree) -> list[str]:
+        return [] if target.subresource else list(target.served.strategy.warnings(new))
 
     async def _newest(self, target: Target) -> tuple[bytes, int]:
         record = await self._store.get(target.key)
@@ -377,6 +390,23 @@ class Writer:
                   *change, *join_errors(own, schema)]
         if errors:
             raise invalid_object(resource.group, resource.kind, obj["metadata"].get("name") or "", errors)
+
+
+def check_name(target: Target, obj: Tree) -> None:
+    """The body's name is the path's; ApiError 400."""
+    name = obj["metadata"].get("name")
+    if not name:
+        raise bad_request(f"the name of the object ({target.name} based on URL) was undeterminable: name must be "
+                          "provided")
+    if name != target.name:
+        raise bad_request(f"the name of the object ({name}) does not match the name on the URL ({target.name})")
+
+
+def _of_door(subresource: str, errors: Sequence[FieldError]) -> Sequence[FieldError]:
+    """The findings that matter: whoever writes the status need not send a whole spec, it is left as it is."""
+    if subresource not in ("status", "approval"):
+        return errors
+    return [error for error in errors if error.path.startswith(("status", "metadata"))]
 
 
 def success(details: Tree, code: Literal[0, 201] = 0) -> bytes:

@@ -126,9 +126,9 @@ class ServiceStrategy(Strategy):
         await self.allocate_update(obj, {"metadata": metadata(obj), "spec": {}}, context)
 
     async def allocate_update(self, new: Tree, old: Tree, context: Context) -> None:
-        """Take what the new type needs, and give back what it no longer does."""
+        """Take what the new type needs beyond what the Service holds; on failure give that back."""
         taken: list[str | int] = []
-        tree, before = spec(new), spec(old)
+        before = spec(old)
         try:
             self._take_address(new, before, taken, reserve=not context.dry_run)
             self._take_ports(new, before, taken, reserve=not context.dry_run)
@@ -139,19 +139,13 @@ class ServiceStrategy(Strategy):
             self._give_back(taken)
             name = metadata(new).get("name") or ""
             raise invalid_object("", "Service", name, [refused.error]) from refused.cause
-        if not context.dry_run and before:
-            kept_ports, kept_addresses = _ports_of(tree), set(cluster_ips(tree))
-            for address in cluster_ips(before):
-                if address not in kept_addresses:
-                    self._addresses.release(address)
-            for port in _ports_of(before) - kept_ports:
-                self._ports.release(port)
 
-    async def release(self, obj: Tree) -> None:
-        """Give back all that the Service holds."""
-        for address in cluster_ips(spec(obj)):
+    async def release(self, obj: Tree, keep: Tree | None = None) -> None:
+        """Give back all that the Service holds, but for what `keep` has too."""
+        kept = spec(keep or {})
+        for address in set(cluster_ips(spec(obj))) - set(cluster_ips(kept)):
             self._addresses.release(address)
-        for port in _ports_of(spec(obj)):
+        for port in _ports_of(spec(obj)) - _ports_of(kept):
             self._ports.release(port)
 
     def _take_address(self, new: Tree, before: Tree, taken: list[str | int], *, reserve: bool) -> None:

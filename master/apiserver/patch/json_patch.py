@@ -39,13 +39,30 @@ def apply_json_patch(tree: Tree, patch: Any) -> Tree:
                                         f"the limit {MAX_COPIED}")
             result = jsonpatch.JsonPatch([operation]).apply(result, in_place=True)
         except jsonpatch.JsonPatchTestFailed as error:
-            raise _unapplicable(f"testing path {operation['path']} value failed") from error
+            if operation["value"] is not None or not _is_absent(result, operation["path"]):
+                raise _unapplicable(f"testing path {operation['path']} value failed") from error
         except (jsonpatch.JsonPatchException, jsonpatch.JsonPointerException, TypeError, KeyError, IndexError,
                 ValueError) as error:
-            raise _unapplicable(f"{operation['op']} operation does not apply: {error}") from error
+            raise _unapplicable(f"{operation['op']} operation does not apply: {_why(operation, error)}") from error
     if not isinstance(result, dict):
         raise _unapplicable("the patched document is no object")
     return cast("Tree", result)
+
+
+def _is_absent(tree: Any, path: str) -> bool:
+    """Whether a member is not there though its object is: such a one passes a test for null, as upstream has it."""
+    try:
+        parent, key = jsonpatch.JsonPointer(path).to_last(tree)
+    except jsonpatch.JsonPointerException:
+        return False
+    return isinstance(parent, dict) and key not in parent
+
+
+def _why(operation: Tree, error: Exception) -> str:
+    """What is wrong, without the whole object, which the libraries quote: it may be a Secret."""
+    if isinstance(error, jsonpatch.JsonPatchPathNotFound) or "not found in" in str(error):
+        return f'doc is missing path: "{operation["from" if "from" in operation else "path"]}"'
+    return str(error)[:200]
 
 
 def _check(operation: Any, index: int) -> None:

@@ -23,9 +23,8 @@ NO_OBJECT: Final = "couldn't get version/kind; json parse error: "
 """How the message begins where a body could not even be read as an object of some kind."""
 
 _TOO_DEEP: Final = f"{NO_OBJECT}exceeded max depth"
-_JSON: Final = frozenset({"", "application/json", "application/json-patch+json", "application/merge-patch+json",
-                          "application/strategic-merge-patch+json"})
-_YAML: Final = frozenset({"application/yaml", "application/apply-patch+yaml"})
+_JSON: Final = frozenset({"", "application/json"})
+_YAML: Final = frozenset({"application/yaml"})
 _WHERE: Final = {
     "object keys must be strings": "looking for beginning of object key string",
     "trailing comma in object": "looking for beginning of object key string",
@@ -68,9 +67,9 @@ def parse(body: bytes, content_type: str = "application/json", *, find_duplicate
     return Parsed(value, duplicates)
 
 
-def parse_value(body: bytes, content_type: str = "application/json") -> Any:
-    """Read any JSON or YAML value (a JSON patch is a list); ApiError 400."""
-    return _read(body, content_type, False, "")[0]
+def parse_value(body: bytes, content_type: str = "application/json") -> tuple[Any, tuple[str, ...]]:
+    """Read any JSON or YAML value (a JSON patch is a list), and what stood in it twice; ApiError 400."""
+    return _read(body, content_type, True, "")
 
 
 def go_name(value: object) -> str:
@@ -102,7 +101,8 @@ def _read(body: bytes, content_type: str, find_duplicates: bool, kind: str) -> t
             duplicates = duplicates if find_duplicates else ()
         else:
             raise ApiError(415, "UnsupportedMediaType", "the body of the request was in an unknown format - accepted "
-                                                        "media types include: application/json, application/yaml")
+                                                        "media types include: application/json, application/yaml, "
+                                                        "application/vnd.kubernetes.protobuf")
     except RecursionError:
         raise _unrecognised(body, kind, _TOO_DEEP) from None
     except YamlError as error:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from master.apiserver.kinds import strategies
-from master.apiserver.kinds.allocator import ClusterIPs, NodePorts
+from master.apiserver.kinds.allocator import ClusterIPs, NodePorts, PoolError
 from master.apiserver.strategy import Strategy
 from sampan.api.errors import ApiError
 from tests.support.kinds import SERVICE, context, create_errors, made, service, strategy, update_errors
@@ -261,11 +261,15 @@ async def test_an_update_of_type_takes_and_gives_back() -> None:
     again["spec"]["type"] = "ClusterIP"
     rules.prepare_update(again, new, context())
     await rules.allocate_update(again, new, context())
+    with pytest.raises(PoolError):
+        ports.take(number)  # until the update is stored
+    await rules.release(new, keep=again)
     assert ports.take(number) == number
     alias = deepcopy(again)
     alias["spec"] |= {"type": "ExternalName", "externalName": "a.b"}
     rules.prepare_update(alias, again, context())
     await rules.allocate_update(alias, again, context())
+    await rules.release(again, keep=alias)
     assert addresses.take(old["spec"]["clusterIP"]) == old["spec"]["clusterIP"]
 
 

@@ -49,7 +49,8 @@ def test_unknown_content_types() -> None:
     assert refusal(b"{}", "text/plain").reason == "UnsupportedMediaType"
     assert parse(b"{}", "").tree == {}
     assert parse(b"{}", "application/json; charset=utf-8").tree == {}
-    assert parse_value(b"[1]", "application/json-patch+json") == [1]
+    assert parse_value(b"[1]") == ([1], ())
+    assert parse_value(b'[{"a":1,"a":2}]') == ([{"a": 2}], ("[0].a",))
 
 
 @pytest.mark.parametrize(("body", "wanted"), [
