@@ -18,9 +18,12 @@ from sampan.pb import node_pb2
 log = logging.getLogger(__name__)
 
 Key = tuple[str, ...]
+Readiness = tuple[str | None, dict[str, str]]
 EVENT_AGE = 600.0
 """Seconds after which an event that could not be delivered is dropped."""
 EVENT_COUNT = 1000
+GATHER = 0.3
+"""Seconds that a pod's status waits for the next where it changes nothing that others wait for."""
 _IN_FLIGHT = 64
 _TEMPORARY = frozenset((409, 429, 500, 502, 503, 504))
 _EVERYDAY = frozenset((404, 409))
@@ -31,6 +34,13 @@ class _Item:
     build: Callable[[], node_pb2.Report]
     final: bool = False
     since: float = 0.0
+    readiness: Readiness | None = None
+
+
+def readiness(status: core_v1.PodStatus) -> Readiness:
+    """What others wait for: the phase, and the conditions of being ready."""
+    return status.phase, {condition.type: condition.status for condition in status.conditions
+                          if condition.type in ("Ready", "ContainersReady")}
 
 
 class Outbox:
@@ -86,11 +96,13 @@ class Outbox:
                 namespace=meta.namespace, name=meta.name, uid=meta.uid, status=codec.encode(status),
                 terminated=terminated))
 
-        self._add(key, _Item(build, final=terminated))
+        before = known.readiness if known else readiness(pod.status)
+        item = _Item(build, final=terminated, readiness=readiness(status))
+        self._add(key, item, after=0.0 if terminated or item.readiness != before else GATHER)
 
-    def _add(self, key: Key, item: _Item) -> None:
+    def _add(self, key: Key, item: _Item, after: float = 0.0) -> None:
         self._items[key] = item
-        self._queue.add(key)
+        self._queue.add_after(key, after)
 
     # The line
 

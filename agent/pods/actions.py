@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 
-from agent.engine.protocol import ContainerSpec, EngineError, EngineUnavailable, Mount, NotFound
+from agent.engine.protocol import Container, ContainerSpec, EngineError, EngineUnavailable, Mount, NotFound
 from agent.images.puller import ImageFailure
 from agent.pods import labels, steps
 from agent.pods.containers import (
@@ -131,9 +131,7 @@ class Actions:
         box = self._memory.container(sandbox_id)
         try:
             if box is None or not box.running:
-                async with rooms.slots:
-                    await self._engine_start(sandbox_id)
-                    box = await self._observer.look(sandbox_id)
+                box = await self._started(sandbox_id)
             if box is None or not box.running:
                 raise StepFailed("CreatePodSandboxError", "the infra container ended at once", initial=1.0,
                                  maximum=30.0)
@@ -276,9 +274,7 @@ class Actions:
     async def _start_container(self, name: str, container_id: str) -> None:
         container = self._spec(name)
         try:
-            async with self._rooms.slots:
-                await self._engine_start(container_id)
-                box = await self._observer.look(container_id)
+            box = await self._started(container_id)
         except EngineUnavailable:
             raise
         except EngineError as error:
@@ -345,6 +341,13 @@ class Actions:
         """Whom a probe or hook speaks to."""
         connection = next(iter(self._memory.connections.values()), None)
         return ProbeTarget(self._pod, container, container_id, connection.ip if connection else self._rooms.node.ip)
+
+    async def _started(self, container_id: str) -> Container | None:
+        """Start a container and look at it, once: the engine's event of it needs no second look."""
+        async with self._rooms.slots:
+            with self._memory.attending(container_id):
+                await self._engine_start(container_id)
+                return await self._observer.look(container_id)
 
     async def _engine_start(self, container_id: str) -> None:
         """Start; where the kernel refuses a negative OOM score, make the container anew with one that it allows."""

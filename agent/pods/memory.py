@@ -6,13 +6,14 @@ changes nothing), volumes and cgroup found on disk.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 
 from agent.engine.protocol import Container, EngineEvent
 from agent.pods import labels
 from agent.pods.backoff import fail
-from agent.pods.model import Connection, Failure, Health, Observed, sorted_attempts
+from agent.pods.model import Attempt, Connection, Failure, Health, Observed, sorted_attempts
 from agent.volumes.protocol import PreparedVolume
 
 _WATCHED = ("start", "die", "oom", "destroy", "pause", "unpause")
@@ -23,6 +24,8 @@ class Memory:
 
     def __init__(self) -> None:
         self._containers: dict[str, tuple[Container, datetime]] = {}
+        self._sorted: tuple[tuple[Attempt, ...], tuple[Attempt, ...]] | None = None
+        self._attended: set[str] = set()
         self.connections: dict[str, Connection] = {}
         self.detached: set[str] = set()
         self.lost: set[str] = set()
@@ -40,7 +43,7 @@ class Memory:
         self.image_ids: dict[str, str] = {}
         self.final_reported = False
         self.stale = False
-        self.suspect: set[str] = set()
+        self.suspect: dict[str, datetime] = {}
         self.told: set[str] = set()
 
     def see(self, container: Container, as_of: datetime) -> None:
@@ -48,6 +51,9 @@ class Memory:
         known = self._containers.get(container.id)
         if known is None or known[1] <= as_of:
             self._containers[container.id] = (container, as_of)
+            self._sorted = None
+            if self.suspect.get(container.id, as_of) <= as_of:
+                self.suspect.pop(container.id, None)
 
     def see_all(self, containers: Iterable[Container], as_of: datetime) -> None:
         """Remember a complete list: what is not in it and was known before is gone."""
@@ -64,9 +70,10 @@ class Memory:
         known = self._containers.pop(container_id, None)
         if known and known[0].labels.get(labels.TYPE) == labels.SANDBOX and container_id not in self.detached:
             self.lost.add(container_id)
-        for table in (self.connections, self.health, self.killing, self.messages):
+        self._sorted = None
+        for table in (self.connections, self.health, self.killing, self.messages, self.suspect):
             table.pop(container_id, None)
-        for names in (self.detached, self.starting, self.hook_failed, self.suspect, self.told):
+        for names in (self.detached, self.starting, self.hook_failed, self.told):
             names.discard(container_id)
 
     def detach(self, sandbox_id: str) -> None:
@@ -87,8 +94,21 @@ class Memory:
         seen_running = known is not None and event.action == "start" and known[0].running
         if known and (event.time < known[1] or (seen_running and event.time == known[1])):
             return False
-        self.suspect.add(event.container_id)
-        return True
+        self.suspect[event.container_id] = event.time
+        return event.container_id not in self._attended
+
+    @contextmanager
+    def attending(self, container_id: str) -> Iterator[None]:
+        """Within, events of that container wake nobody: who does something with it looks at it afterwards."""
+        self._attended.add(container_id)
+        try:
+            yield
+        finally:
+            self._attended.discard(container_id)
+
+    def unclear(self) -> list[str]:
+        """Containers that have to be looked at: something happened to them since, and nobody attends to them."""
+        return [container_id for container_id in self.suspect if container_id not in self._attended]
 
     def container(self, container_id: str) -> Container | None:
         """A container as last seen."""
@@ -105,7 +125,9 @@ class Memory:
 
     def observed(self, busy: Collection[str]) -> Observed:
         """All of it as a value."""
-        sandboxes, containers = sorted_attempts(self.containers())
+        if self._sorted is None:
+            self._sorted = sorted_attempts(self.containers())
+        sandboxes, containers = self._sorted
         return Observed(
             sandboxes=sandboxes, containers=containers, connections=dict(self.connections),
             detached=frozenset(self.detached), lost=frozenset(self.lost), volumes_ready=self.volumes is not None,

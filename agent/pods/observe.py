@@ -35,7 +35,6 @@ class Observer:
             self._memory.lose(container_id)
             return None
         self._memory.see(box, asked)
-        self._memory.suspect.discard(container_id)
         return box
 
     async def learn(self) -> None:
@@ -46,7 +45,7 @@ class Observer:
             found = await self._rooms.engine.list({**labels.owned_by(self._rooms.node.name), labels.POD_UID: self._uid})
             memory.see_all(found, asked)
             memory.stale = False
-        for container_id in list(memory.suspect):
+        for container_id in memory.unclear():
             await self.look(container_id)
         for box in memory.containers():
             if box.labels.get(labels.TYPE) != labels.CONTAINER:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -29,6 +30,8 @@ from sampan.api.types import core_v1
 log = logging.getLogger(__name__)
 
 ENDING = (steps.KillContainer, steps.StopSandbox, steps.RemoveContainers, steps.TearDownVolumes, steps.RemoveCgroup)
+ECHOES = 4
+"""Reports remembered, to know them when they come back as changes of the object."""
 DEADLINE = ("DeadlineExceeded", "Pod was active on the node longer than the specified deadline")
 
 
@@ -51,6 +54,7 @@ class PodWorker:
         self._desired = Desired(pod, orphan=orphan)
         self._status = pod.status
         self._reported: core_v1.PodStatus | None = None
+        self._sent: deque[core_v1.PodStatus] = deque(maxlen=ECHOES)
         self._memory = Memory()
         self._memory.volumes_exist = has_volumes
         self._memory.cgroup_exists = has_cgroup
@@ -74,8 +78,10 @@ class PodWorker:
 
     def update(self, pod: core_v1.Pod) -> None:
         """The object changed."""
-        before = self._desired.deleted
+        before, echo = self._desired.deleted, self._is_echo(pod)
         self._desired = replace(self._desired, pod=pod)
+        if echo:
+            return
         if self._reported and overruled(pod.status, self._reported):
             self._reported = None
         self._stopped(before=before)
@@ -141,10 +147,10 @@ class PodWorker:
         if self._refresh and self._memory.volumes is not None and "refresh" not in self._tasks:
             self._refresh = False
             self._tasks["refresh"] = self._group.create_task(self._refresh_volumes())
+        self._tend_probes()
         while True:
             now = self._rooms.clock.now()
             deadline = self._deadline(now)
-            self._tend_probes()
             observed = self._memory.observed(self._tasks.keys())
             step = next_step(self._desired, observed, now)
             if isinstance(step, steps.Wait):
@@ -286,6 +292,12 @@ class PodWorker:
 
     # Reports.
 
+    def _is_echo(self, pod: core_v1.Pod) -> bool:
+        """Whether the object's only news is a status that came from here."""
+        old, new = self._desired.pod.metadata, pod.metadata
+        return (pod.status in self._sent and pod.spec == self._desired.pod.spec
+                and with_fields(new, resource_version=old.resource_version, managed_fields=old.managed_fields) == old)
+
     def _report(self, observed: Observed, now: datetime) -> None:
         """Send the status where it changed."""
         sandbox = observed.sandbox
@@ -297,6 +309,7 @@ class PodWorker:
         if self._status == self._reported or self._desired.gone or self._desired.orphan:
             return
         self._reported = self._status
+        self._sent.append(self._status)
         self._rooms.reports.pod_status(self._desired.pod, self._status)
 
     def _tell_terminated(self) -> None:

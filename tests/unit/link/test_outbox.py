@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from agent.link.outbox import EVENT_AGE, EVENT_COUNT, Outbox
+from agent.link.outbox import EVENT_AGE, EVENT_COUNT, GATHER, Outbox
 from sampan.api import codec
 from sampan.api.types import core_v1, meta_v1
 from sampan.loop.clock import FakeClock
@@ -48,6 +48,19 @@ async def test_the_newest_status_wins() -> None:
         outbox.pod_status(POD, status(str(number)))
     assert message(await take(outbox)) == "2"
     assert await quiet(outbox)
+
+
+async def test_what_changes_no_readiness_waits_for_what_does() -> None:
+    outbox = Outbox(FakeClock())
+    outbox.pod_status(POD, core_v1.PodStatus(phase="Pending"))
+    first = await take(outbox)
+    outbox.pod_status(POD, core_v1.PodStatus(phase="Pending", pod_ip="10.244.0.2"))
+    outbox.acknowledge(Ack(sequence=first.sequence, code=200))
+    assert await quiet(outbox)
+    outbox.pod_status(POD, core_v1.PodStatus(phase="Running", pod_ip="10.244.0.2"))
+    async with asyncio.timeout(GATHER / 2):
+        second = await outbox.next()
+    assert codec.decode(core_v1.PodStatus, second.pod.status).phase == "Running"
 
 
 async def test_one_report_of_a_pod_is_under_way_at_a_time() -> None:
