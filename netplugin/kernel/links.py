@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import socket
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Interface
 from pathlib import Path
@@ -59,13 +60,14 @@ def connect(port: PortSpec, bridge: BridgeSpec, pid: int) -> None:
     """Join the namespace of a process to the bridge by a veth pair, or repair that; nothing where it is well."""
     with _netlink(f"connect {port.ip}") as netlink:
         found = _link(netlink, port.name)
-        if found is not None and not _inside_is_well(found, port, bridge, pid):
+        if found is not None and _inside_is_well(found, port, bridge, pid):
+            _join_bridge(netlink, port.name, bridge)
+            return
+        if found is not None:
             _delete(netlink, port.name)
-            found = None
-        if found is None:
-            _create_pair(netlink, port, bridge, pid)
-            _configure_inside(port, bridge, pid)
-        _join_bridge(netlink, port.name, bridge)
+        _create_pair(netlink, port, bridge, pid)
+        _configure_inside(port, bridge, pid)
+        _set_hairpin(netlink, port.name)
 
 
 def delete(port: str) -> None:
@@ -128,14 +130,14 @@ def _apply(netlink: Any, action: Action) -> None:
             _apply(netlink, SetBridge(bridge))
             _apply(netlink, AddAddress(bridge))
         case SetBridge(bridge):
-            netlink.link("set", index=_index(netlink, bridge.name), address=bridge.mac, mtu=bridge.mtu, state="up")
+            netlink.link("set", index=_index(bridge.name), address=bridge.mac, mtu=bridge.mtu, state="up")
         case AddAddress(bridge):
             with _already_there():
-                netlink.addr("add", index=_index(netlink, bridge.name), address=str(bridge.address.ip),
+                netlink.addr("add", index=_index(bridge.name), address=str(bridge.address.ip),
                              prefixlen=bridge.address.network.prefixlen,
                              broadcast=str(bridge.address.network.broadcast_address))
         case DropAddress(bridge, address):
-            netlink.addr("del", index=_index(netlink, bridge.name), address=str(address.ip),
+            netlink.addr("del", index=_index(bridge.name), address=str(address.ip),
                          prefixlen=address.network.prefixlen)
         case Connect(port, bridge):
             with _already_gone():  # its sandbox was detached since we looked
@@ -145,9 +147,10 @@ def _apply(netlink: Any, action: Action) -> None:
 
 
 def _create_pair(netlink: Any, port: PortSpec, bridge: BridgeSpec, pid: int) -> None:
-    """Both ends in one request, the pod's end already in its namespace: there is no half of a pair to lose."""
+    """Both ends in one request, each where it belongs: there is no half of a pair to lose."""
     try:
         netlink.link("add", ifname=port.name, kind="veth", address=names.host_mac(port.ip), mtu=bridge.mtu,
+                     master=_index(bridge.name), state="up",
                      peer={"ifname": names.POD_INTERFACE, "address": names.pod_mac(port.ip), "mtu": bridge.mtu,
                            "net_ns_pid": pid})
     except NetlinkError as error:
@@ -159,7 +162,7 @@ def _create_pair(netlink: Any, port: PortSpec, bridge: BridgeSpec, pid: int) -> 
 def _configure_inside(port: PortSpec, bridge: BridgeSpec, pid: int) -> None:
     with entered(pid), _netlink(f"set up {names.POD_INTERFACE} of {port.ip}") as inside:
         inside.link("set", index=1, state="up")  # loopback always is number 1
-        index = _index(inside, names.POD_INTERFACE)
+        index = _index(names.POD_INTERFACE)
         inside.addr("add", index=index, address=str(port.ip), prefixlen=bridge.address.network.prefixlen,
                     broadcast=str(bridge.address.network.broadcast_address))
         inside.link("set", index=index, state="up")
@@ -178,17 +181,17 @@ def _inside_is_well(found: Any, port: PortSpec, bridge: BridgeSpec, pid: int) ->
 
 
 def _join_bridge(netlink: Any, name: str, bridge: BridgeSpec) -> None:
-    index = _index(netlink, name)
-    netlink.link("set", index=index, master=_index(netlink, bridge.name), mtu=bridge.mtu, state="up")
-    netlink.brport("set", index=index, mode=1)  # hairpin
+    netlink.link("set", index=_index(name), master=_index(bridge.name), mtu=bridge.mtu, state="up")
+    _set_hairpin(netlink, name)
+
+
+def _set_hairpin(netlink: Any, name: str) -> None:
+    netlink.brport("set", index=_index(name), mode=1)
 
 
 def _delete(netlink: Any, name: str) -> None:
-    link = _link(netlink, name)
-    if link is None:
-        return
     with _already_gone():
-        netlink.link("del", index=link["index"])
+        netlink.link("del", index=_index(name))
 
 
 def _link(netlink: Any, name: str) -> Any | None:
@@ -200,9 +203,12 @@ def _link(netlink: Any, name: str) -> Any | None:
         raise
 
 
-def _index(netlink: Any, name: str) -> int:
-    index: int = netlink.link("get", ifname=name)[0]["index"]
-    return index
+def _index(name: str) -> int:
+    """In the thread's namespace. The C library asks for it with an ioctl: microseconds, where netlink takes 0.3 ms."""
+    try:
+        return socket.if_nametoindex(name)
+    except OSError as error:
+        raise NetlinkError(errno.ENODEV, f"there is no interface {name}") from error
 
 
 def _addresses(netlink: Any, index: int) -> frozenset[IPv4Interface]:

@@ -199,14 +199,6 @@ async def test_a_look_at_healthy_links_repairs_nothing(network: NodeNetwork, pid
     assert "repairing" not in caplog.text
 
 
-async def test_an_attached_pod_needs_no_repair(network: NodeNetwork, pids: list[int],
-                                               caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO")
-    await network.attach(sandbox(1, pids[0]))
-    await network.heal()
-    assert not caplog.records
-
-
 async def test_detaching_leaves_nothing_and_needs_no_process(network: NodeNetwork, tmp_path: Path) -> None:
     with process_with_network() as pid:
         one = await network.attach(sandbox(1, pid, HostPort(8000, 80)))
