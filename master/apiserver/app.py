@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from master.apiserver import auth
 from master.apiserver.connect import ConnectHandlers
@@ -33,6 +34,8 @@ T = TypeVar("T")
 REQUEST_SECONDS = 60.0
 SHUTDOWN_SECONDS = 5.0
 SLOW_SECONDS = 1.0
+IDLE_SECONDS = 90.0
+"""How long a connection may stay without a whole request's head: at its beginning, between requests, and within."""
 LINE_LIMIT = 65536
 """Bytes of a request's first line and of one header: selectors and tokens may be long."""
 
@@ -70,7 +73,8 @@ class ApiServer:
         loop = asyncio.get_running_loop()
         async with asyncio.TaskGroup() as self._group:
             server = web.Server(self._serve, request_factory=self._request, handler_cancellation=True,
-                                access_log=None, max_line_size=LINE_LIMIT, max_field_size=LINE_LIMIT)
+                                access_log=None, max_line_size=LINE_LIMIT, max_field_size=LINE_LIMIT,
+                                keepalive_timeout=IDLE_SECONDS, logger=_wire_log())
             listener = await loop.create_server(server, self._host, self.port, ssl=self._tls, backlog=1024)
             self.port = listener.sockets[0].getsockname()[1]
             log.info("serving on %s:%d", self._host, self.port)
@@ -103,12 +107,16 @@ class ApiServer:
             response = refuse(timeout("the server was unable to return a response in the time allotted, but may "
                                       "still be processing the request"))
         except ConnectionError:
+            self._break_off(request)
             raise
         except web.HTTPException as error:
             response = refuse(bad_request(error.reason))
         except Exception as error:
             log.exception("%s %s failed", request.method, request.path)
             response = refuse(internal_error(f"{type(error).__name__}"))
+        if not response.prepared and request.writer.output_size:
+            self._break_off(request)
+            raise ConnectionAbortedError("an answer that had begun has failed")
         seconds = loop.time() - start
         self._metrics.answered(what, response.status, None if long else seconds)
         if seconds > SLOW_SECONDS and not long:
@@ -118,6 +126,8 @@ class ApiServer:
     async def _answer(self, request: web.BaseRequest, info: RequestInfo) -> web.StreamResponse:
         user = self._authenticate(request)
         require_known_method(info)
+        if auth.BOOTSTRAPPERS in user.groups:  # what the node has just asked for, it may look at
+            await self._registry.of(CERTIFICATESIGNINGREQUESTS).cache.wait_for(self._registry.store.revision)
         asked = auth.Attributes.of(info)
         if info.subresource in _CONNECT_VERB and info.verb == "get":
             asked = auth.Attributes("create", info.group, info.plural, info.subresource, info.namespace, info.name)
@@ -125,6 +135,12 @@ class ApiServer:
         if info.is_resource:
             return await self._resources.handle(request, info, user)
         return await self._paths.handle(request, info)
+
+    @staticmethod
+    def _break_off(request: web.BaseRequest) -> None:
+        """Close without another byte: it is how a client learns that what it got is not the whole answer."""
+        if request.transport is not None:
+            request.transport.abort()
 
     def _authenticate(self, request: web.BaseRequest) -> User:
         headers = request.headers
@@ -206,11 +222,28 @@ async def _outcome(work: Awaitable[T]) -> tuple[T | None, Exception | None]:
 
 
 def _text(request: web.BaseRequest) -> str:
-    """The request's target with broken UTF-8 made readable."""
+    """The request's target with broken UTF-8 made readable, and without the server's name (RFC 9112, 3.2.2)."""
     target = request.raw_path
     if not target.isascii():
         target = target.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    if target.startswith(("https://", "http://")):
+        target = "/" + target.split("/", 3)[3] if target.count("/") > 2 else "/"
     return target
+
+
+def _wire_log() -> logging.Logger:
+    """For the HTTP library, which would write a traceback for whatever a client sends that is no HTTP."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, HttpProcessingError):
+            log.debug("%s: %s", record.getMessage(), error.message)
+            return False
+        return True
+
+    logger = log.getChild("wire")
+    logger.filters[:] = [keep]
+    return logger
 
 
 def server_tls(certificate: str, key: str, client_ca: str) -> ssl.SSLContext:

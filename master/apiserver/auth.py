@@ -114,7 +114,7 @@ class StaticTokens:
         """The token's user; every token is compared, so that time tells nothing."""
         found = None
         for known, user in self._users.items():
-            if hmac.compare_digest(known.encode(), token.encode()):
+            if hmac.compare_digest(known.encode(), token.encode("utf-8", "surrogateescape")):
                 found = user
         return found
 
@@ -153,6 +153,8 @@ def impersonate(user: User, name: str, groups: Iterable[str], uid: str) -> User:
         if groups or uid:
             raise ApiError(400, "BadRequest", "requested impersonation without impersonating a user")
         return user
+    if any(not part.isprintable() for part in (name, uid, *groups)):
+        raise ApiError(400, "BadRequest", "impersonation headers must be printable UTF-8")
     if MASTERS not in user.groups:
         raise forbidden_request("", "users", name, f'User "{user.name}" cannot impersonate resource "users" in API '
                                 'group "" at the cluster scope')

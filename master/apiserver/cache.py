@@ -8,7 +8,7 @@ import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing
-from itertools import chain, islice
+from itertools import chain
 from typing import Any
 
 from master.apiserver import keys, paging
@@ -22,7 +22,8 @@ from sampan.loop.clock import Clock
 
 log = logging.getLogger(__name__)
 
-INITIAL_CHUNK = 500  # events handed out at a time while a watch catches up: bounds the memory that it takes
+CHUNK_EVENTS, CHUNK_BYTES = 500, 1 << 20
+"""What is handed to a watch at a time while it catches up: bounds the memory that it takes."""
 
 
 class CacheWatch:
@@ -73,8 +74,7 @@ class CacheWatch:
 
     async def __anext__(self) -> Sequence[CacheEvent]:
         """The next events; waits for them. Write their `data` joined."""
-        events = list(islice(self.initial, INITIAL_CHUNK))
-        if events:
+        if events := _chunk(self.initial):
             return events
         while not self._buffer:
             if self._ended:
@@ -96,6 +96,17 @@ class CacheWatch:
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+def _chunk(initial: Iterator[CacheEvent]) -> list[CacheEvent]:
+    events: list[CacheEvent] = []
+    size = 0
+    for event in initial:
+        events.append(event)
+        size += len(event.data)
+        if len(events) == CHUNK_EVENTS or size > CHUNK_BYTES:
+            break
+    return events
 
 
 class ResourceCache:

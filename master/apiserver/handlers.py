@@ -46,7 +46,8 @@ _EMPTY_CRDS = (b'{"kind":"CustomResourceDefinitionList","apiVersion":"apiextensi
 """kubectl looks here when it meets a kind that it does not know; told that there are none it says what is wrong."""
 _NAMED = frozenset(("get", "update", "patch", "delete"))
 """Verbs that concern one object; the others concern the collection."""
-BODY_SECONDS = 60.0
+BODY_SECONDS = 45.0
+"""How long a body may take to arrive: less than the whole request may, so that it is the client who is told."""
 _negotiate = lru_cache(maxsize=256)(negotiate)  # clients send the same few headers again and again
 
 Shield = Callable[[Coroutine[Any, Any, T]], Awaitable[T]]
@@ -286,7 +287,7 @@ async def read_body(request: web.BaseRequest) -> Body:
         raise ApiError(413, "RequestEntityTooLarge", f"Request entity too large: limit is {MAX_BODY}") from error
     except TimeoutError as error:
         raise ApiError(408, "Timeout", "the request's body did not arrive in time") from error
-    except (web.HTTPException, ValueError) as error:
+    except (web.HTTPException, web.RequestPayloadError, ValueError) as error:
         raise bad_request(f"the request's body cannot be read: {error}") from error
     content_type = request.headers.get("Content-Type") or "application/json"
     if is_protobuf(content_type) and data:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
@@ -20,6 +20,9 @@ from sampan.loop.clock import Clock
 
 MINIMUM_SECONDS = 1800
 """A watch without timeoutSeconds lasts this long and up to twice as long, so that clients do not come back at once."""
+
+READER_SECONDS = 60.0
+"""How long a client may leave what it was sent unread; its connection is then closed."""
 
 HEADERS = {"Cache-Control": "no-cache, private"}
 Render = Callable[[Sequence[CacheEvent]], bytes]
@@ -93,11 +96,20 @@ class Watches:
                     self._timeouts.add(timeout)
                     try:
                         async for events in watch:
-                            await response.write(render(events))
+                            await _send(response.write(render(events)))
                     finally:
                         self._timeouts.discard(timeout)
-        await response.write_eof()
+        await _send(response.write_eof())
         return response
+
+
+async def _send(writing: Awaitable[None]) -> None:
+    """Wait until the client has taken what was written; ConnectionError where it does not."""
+    try:
+        async with asyncio.timeout(READER_SECONDS):
+            await writing
+    except TimeoutError as error:
+        raise ConnectionAbortedError("the client of a watch does not read") from error
 
 
 def error_event(error: ApiError) -> bytes:
