@@ -42,6 +42,7 @@ class Ipam:
 
     def __init__(self, root: Path, network: str = "sampan") -> None:
         self._folder = root / network
+        self._known: dict[str, tuple[tuple[int, int, int], Lease]] = {}  # by file name; inode, size, time
 
     def allocate(self, subnet: IPv4Network, sandbox: Sandbox) -> Lease:
         """The sandbox's lease, a new one if it has none in this subnet; the first address is the bridge's."""
@@ -100,16 +101,27 @@ class Ipam:
             raise NetworkError(f"address files in {self._folder} have version {text!r}; this program knows {VERSION}")
 
     def _read(self) -> list[Lease]:
-        leases = []
-        for path in self._folder.iterdir():
-            try:
-                ip = IPv4Address(path.name)
-            except ValueError:
-                if path.name.startswith(".new-"):
-                    path.unlink(missing_ok=True)  # we hold the lock, so its writer has died
+        """All leases. A file is never changed once it is there, so that each has to be read only once."""
+        known: dict[str, tuple[tuple[int, int, int], Lease]] = {}
+        for entry in os.scandir(self._folder):
+            if entry.name in (_CURSOR, _LOCK, _VERSION_FILE):
                 continue
-            leases.append(_decode(ip, path))
-        return sorted(leases, key=lambda lease: lease.ip)
+            if entry.name.startswith(".new-"):
+                Path(entry).unlink(missing_ok=True)  # we hold the lock, so its writer has died
+                continue
+            status = entry.stat()
+            stamp = status.st_ino, status.st_size, status.st_mtime_ns
+            before = self._known.get(entry.name)
+            if before is not None and before[0] == stamp:
+                known[entry.name] = before
+                continue
+            try:
+                ip = IPv4Address(entry.name)
+            except ValueError:
+                continue
+            known[entry.name] = stamp, _decode(ip, Path(entry))
+        self._known = known
+        return sorted((lease for _, lease in known.values()), key=lambda lease: lease.ip)
 
     def _write(self, lease: Lease) -> None:
         temporary = self._folder / f".new-{lease.ip}"
