@@ -103,23 +103,24 @@ class Ipam:
     def _read(self) -> list[Lease]:
         """All leases. A file is never changed once it is there, so that each has to be read only once."""
         known: dict[str, tuple[tuple[int, int, int], Lease]] = {}
-        for entry in os.scandir(self._folder):
-            if entry.name in (_CURSOR, _LOCK, _VERSION_FILE):
-                continue
-            if entry.name.startswith(".new-"):
-                Path(entry).unlink(missing_ok=True)  # we hold the lock, so its writer has died
-                continue
-            status = entry.stat()
-            stamp = status.st_ino, status.st_size, status.st_mtime_ns
-            before = self._known.get(entry.name)
-            if before is not None and before[0] == stamp:
-                known[entry.name] = before
-                continue
-            try:
-                ip = IPv4Address(entry.name)
-            except ValueError:
-                continue
-            known[entry.name] = stamp, _decode(ip, Path(entry))
+        with os.scandir(self._folder) as entries:
+            for entry in entries:
+                if entry.name in (_CURSOR, _LOCK, _VERSION_FILE):
+                    continue
+                if entry.name.startswith(".new-"):
+                    Path(entry).unlink(missing_ok=True)  # we hold the lock, so its writer has died
+                    continue
+                status = entry.stat()
+                stamp = status.st_ino, status.st_size, status.st_mtime_ns
+                before = self._known.get(entry.name)
+                if before is not None and before[0] == stamp:
+                    known[entry.name] = before
+                    continue
+                try:
+                    ip = IPv4Address(entry.name)
+                except ValueError:
+                    continue
+                known[entry.name] = stamp, _decode(ip, Path(entry))
         self._known = known
         return sorted((lease for _, lease in known.values()), key=lambda lease: lease.ip)
 
