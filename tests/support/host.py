@@ -122,6 +122,10 @@ def _prepare(root: Path, manager: str) -> None:
         if (root / name).exists():
             shutil.copy(Path("/") / name, kept / Path(name).name)
             (root / name).unlink()
+    for name in ("etc/sampan", "opt/sampan", "var/lib/sampan", "var/log/sampan"):  # a cluster on the machine itself
+        shutil.rmtree(root / name, ignore_errors=True)
+    for link in (root / "usr/local/bin").glob("sampan*"):
+        link.unlink()
     cases = "\n".join(f"    {package}) " + "; ".join(f"cp -a /kept/{Path(file).name} /{file}" for file in files) + " ;;"
                       for package, files in BRINGS.items())
     played = root / "usr/bin" / manager

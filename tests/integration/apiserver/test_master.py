@@ -114,7 +114,7 @@ async def test_one_master_a_directory(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("arguments", "code", "words"), [
     (["--secure-port", "x"], 2, "secure-port: must be a port number"), (["--version"], 0, "sampan-master"),
-    (["--help"], 0, "SAMPAN_MASTER_SECURE_PORT"), (["--nonsense"], 2, "unrecognized arguments"),
+    (["--help"], 0, "SAMPAN_MASTER_DATA_DIR"), (["--nonsense"], 2, "unrecognized arguments"),
 ])
 async def test_the_command_line(arguments: list[str], code: int, words: str) -> None:
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", "master.main", *arguments,
