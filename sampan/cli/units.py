@@ -19,6 +19,8 @@ Name = Literal["master", "agent"]
 State = Literal["running", "stopped"]
 START_SECONDS = 10.0
 STOP_SECONDS = 60.0
+ENVIRONMENT = {"GRPC_ENABLE_FORK_SUPPORT": "0", "GRPC_VERBOSITY": "ERROR"}
+"""What the unit files set too: keeps gRPC's own lines out of the logs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,7 @@ class BackgroundUnits:
         command = [sys.executable, "-m", "sampan.cli.supervisor", "--pidfile", str(self._pidfile(name)),
                    "--log", str(self._log(name)), "--", program(f"sampan-{name}"), *arguments]
         subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                       cwd="/", timeout=START_SECONDS, check=False)
+                       env={**os.environ, **ENVIRONMENT}, cwd="/", timeout=START_SECONDS, check=False)
         deadline = time.monotonic() + START_SECONDS
         while not self._pid(name):
             if time.monotonic() > deadline:
