@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import os
+import ssl
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -26,6 +27,7 @@ from master.apiserver.registry import Registry
 from master.apiserver.schema import SchemaRegistry, load_definitions
 from master.apiserver.write import Writer
 from master.components import load_components
+from master.renewal import Renewal
 from master.store.compactor import Compactor
 from master.store.encrypted import EncryptedStore
 from master.store.protocol import Store, StoreError
@@ -117,9 +119,13 @@ class Master:
             components = load_components(config, parts.client, self._clock, pki)
             metrics = Metrics()
             metrics.watch_store(counted)
-            server = self._server(parts, pki, components.connect, metrics)
+            tls = server_tls(*pair(pki), str(pki.path("ca.crt")))
+            renewal = Renewal(pki, self._clock, lambda: tls.load_cert_chain(*pair(pki)))
+            metrics.certificates(renewal.expiries)
+            server = self._server(parts, pki, tls, components.connect, metrics)
             running = [group.create_task(supervise(name, run, self._clock), name=name) for name, run in (
-                ("bootstrap", bootstrapper.run), *parts.runs.items(), *components.runs.items())]
+                ("bootstrap", bootstrapper.run), ("certificates", renewal.run), *parts.runs.items(),
+                *components.runs.items())]
             serving = group.create_task(server.run(), name="apiserver")
             await server.started.wait()
             self.server = server
@@ -133,9 +139,9 @@ class Master:
                 await asyncio.gather(*running, return_exceptions=True)
                 caches.cancel()
 
-    def _server(self, parts: ApiParts, pki: ClusterPki, connect: ConnectHandlers, metrics: Metrics) -> ApiServer:
+    def _server(self, parts: ApiParts, pki: ClusterPki, tls: ssl.SSLContext, connect: ConnectHandlers,
+                metrics: Metrics) -> ApiServer:
         config = self._config
-        tls = server_tls(str(pki.path("apiserver.crt")), str(pki.path("apiserver.key")), str(pki.path("ca.crt")))
         tokens: list[Authenticator] = [StaticTokens.load(config.token_auth_file)] if config.token_auth_file else []
         return ApiServer(parts.registry, parts.writer, tls=tls, ca_certificate=pki.path("ca.crt").read_bytes(),
                          host=config.bind_address, port=config.secure_port, advertise=config.advertise_address,
@@ -158,6 +164,11 @@ class Master:
         self.ready.set()
         self._notifier.ready()
         log.info("ready: %s", ", ".join(self._config.components))
+
+
+def pair(pki: ClusterPki) -> tuple[str, str]:
+    """The files of the server's certificate and key."""
+    return str(pki.path("apiserver.crt")), str(pki.path("apiserver.key"))
 
 
 @asynccontextmanager

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -49,6 +50,19 @@ class _StoreFigures(Collector):
             yield GaugeMetricFamily(f"sampan_store_{name}_bytes", f"Size of the store: {name}.", value=value)
 
 
+class _Expiries(Collector):
+    def __init__(self, read: Callable[[], Mapping[str, datetime]]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterable[Metric]:
+        """Look now."""
+        family = GaugeMetricFamily("sampan_certificate_expiration_timestamp_seconds",
+                                   "When the master's certificates end, in seconds since 1970.", labels=["certificate"])
+        for name, end in self._read().items():
+            family.add_metric([name], end.timestamp())
+        yield family
+
+
 class Metrics:
     """One server's metrics, in a registry of their own."""
 
@@ -71,6 +85,10 @@ class Metrics:
     def watch_store(self, store: HasStats) -> None:
         """Add the store's figures."""
         self.registry.register(_StoreFigures(store))
+
+    def certificates(self, expiries: Callable[[], Mapping[str, datetime]]) -> None:
+        """Tell when certificates end: so that somebody is alarmed if they are not renewed."""
+        self.registry.register(_Expiries(expiries))
 
     def answered(self, what: tuple[str, str, str, str], code: int, seconds: float | None) -> None:
         """Count an answer; `what` is verb, group, resource, subresource, `seconds` None for a stream."""
