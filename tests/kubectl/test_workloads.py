@@ -217,7 +217,7 @@ def test_logs_follow_several_pods(kubectl: Kubectl) -> None:
     for name in ("one", "two"):
         kubectl("run", name, f"--image={IMAGE}", "--restart=Never", "--labels=set=a", "--", "sh", "-c",
                 f"for n in 1 2 3; do echo {name} $n; sleep 0.3; done")
-    kubectl("wait", "pod", "-l", "set=a", "--for=jsonpath={.status.containerStatuses[0].started}", "--timeout=20s")
+    kubectl("wait", "pod", "-l", "set=a", "--for=jsonpath={.status.containerStatuses[0].containerID}", "--timeout=20s")
     result = kubectl.run("logs", "-f", "-l", "set=a", "--prefix", timeout=30)
     assert result.code == 0, result
     assert sorted(result.out.splitlines()) == [f"[pod/{name}/{name}] {name} {n}" for name in ("one", "two")
