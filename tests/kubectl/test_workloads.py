@@ -216,12 +216,18 @@ def test_logs_follow_a_pod_to_its_end(kubectl: Kubectl) -> None:
 def test_logs_follow_several_pods(kubectl: Kubectl) -> None:
     for name in ("one", "two"):
         kubectl("run", name, f"--image={IMAGE}", "--restart=Never", "--labels=set=a", "--", "sh", "-c",
-                f"for n in 1 2 3; do echo {name} $n; sleep 0.3; done")
-    kubectl("wait", "pod", "-l", "set=a", "--for=jsonpath={.status.containerStatuses[0].containerID}", "--timeout=20s")
-    result = kubectl.run("logs", "-f", "-l", "set=a", "--prefix", timeout=30)
-    assert result.code == 0, result
-    assert sorted(result.out.splitlines()) == [f"[pod/{name}/{name}] {name} {n}" for name in ("one", "two")
-                                               for n in (1, 2, 3)]
+                f"until [ -e /go ]; do sleep 0.1; done; for n in 1 2 3; do echo {name} $n; done")
+    kubectl("wait", "pod", "-l", "set=a", "--for=condition=Ready", "--timeout=20s")
+    following = kubectl.popen("logs", "-f", "-l", "set=a", "--prefix")
+    try:
+        for name in ("one", "two"):
+            kubectl("exec", name, "--", "touch", "/go")
+        out, problem = following.communicate(timeout=20)
+    finally:
+        following.kill()
+        following.wait()
+    assert (following.returncode, problem) == (0, "")
+    assert sorted(out.splitlines()) == [f"[pod/{name}/{name}] {name} {n}" for name in ("one", "two") for n in (1, 2, 3)]
 
 
 def test_logs_of_the_one_before(kubectl: Kubectl) -> None:
