@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -141,14 +142,11 @@ class BackgroundUnits:
         handle = os.pidfd_open(pid)
         try:
             signal.pidfd_send_signal(handle, signal.SIGTERM)
-            deadline = time.monotonic() + STOP_SECONDS
-            while self._pid(name):
-                if time.monotonic() > deadline:
-                    for child in children:
-                        os.kill(child, signal.SIGKILL)
-                    signal.pidfd_send_signal(handle, signal.SIGKILL)
-                    break
-                time.sleep(0.05)
+            if not _ended(handle, STOP_SECONDS):
+                for child in children:
+                    os.kill(child, signal.SIGKILL)
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+                _ended(handle, STOP_SECONDS)
         finally:
             os.close(handle)
         self._pidfile(name).unlink(missing_ok=True)
@@ -172,3 +170,10 @@ class BackgroundUnits:
         except (OSError, ValueError, IndexError):
             return 0
         return pid if str(self._pidfile(name)).encode() in command and state != "Z" else 0
+
+
+def _ended(process: int, seconds: float) -> bool:
+    """Wait for the end of the process that a pidfd stands for."""
+    poll = select.poll()
+    poll.register(process, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
