@@ -1,4 +1,4 @@
-"""Where a benchmark runs: a cluster that is there already, or one of its own that is gone afterwards.
+r"""Where a benchmark runs: a cluster that is there already, or one of its own that is gone afterwards.
 
     python bench/SOMETHING.py                         # as root; starts a Docker Engine and a cluster of its own
     python bench/SOMETHING.py --kubeconfig /etc/sampan/admin.kubeconfig --docker-host unix:///var/run/docker.sock \\
