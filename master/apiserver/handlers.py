@@ -175,8 +175,7 @@ class ResourceHandlers:
                            warnings=written.warnings)
 
     async def _read_patch(self, request: web.BaseRequest) -> patching.PatchBody:
-        body = await read_body(request)
-        return patching.read_patch(body.data, body.content_type, self._registry.schemas.definitions)
+        return patching.read_patch(*await read_bytes(request), self._registry.schemas.definitions)
 
     async def _read_delete_options(self, request: web.BaseRequest, info: RequestInfo) -> deletion.Options:
         body = await read_body(request)
@@ -276,7 +275,15 @@ def _accept(request: web.BaseRequest) -> str:
 
 
 async def read_body(request: web.BaseRequest) -> Body:
-    """The body, of at most 3 MiB; ApiError 413 or 408."""
+    """The body, already decoded where it is protobuf; ApiError as below, or 400."""
+    data, content_type = await read_bytes(request)
+    if is_protobuf(content_type) and data:
+        return Body(tree=read_protobuf(data))
+    return Body(data, content_type)
+
+
+async def read_bytes(request: web.BaseRequest) -> tuple[bytes, str]:
+    """The body, of at most 3 MiB, and its content type; ApiError 413 or 408."""
     try:
         if request.content.is_eof():  # a small one came with the headers: no timer needed
             data = await request.read()
@@ -289,10 +296,7 @@ async def read_body(request: web.BaseRequest) -> Body:
         raise ApiError(408, "Timeout", "the request's body did not arrive in time") from error
     except (web.HTTPException, web.RequestPayloadError, ValueError) as error:
         raise bad_request(f"the request's body cannot be read: {error}") from error
-    content_type = request.headers.get("Content-Type") or "application/json"
-    if is_protobuf(content_type) and data:
-        return Body(tree=read_protobuf(data))
-    return Body(data, content_type)
+    return data, request.headers.get("Content-Type") or "application/json"
 
 
 def no_such_resource() -> ApiError:

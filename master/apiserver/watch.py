@@ -46,7 +46,8 @@ class WatchOptions:
                                                "gate is enabled")])
         if query.get("resourceVersionMatch"):
             raise invalid_object("meta.k8s.io", "ListOptions", "", [
-                forbidden("resourceVersionMatch", "resourceVersionMatch is forbidden for watch")])
+                forbidden("resourceVersionMatch", "resourceVersionMatch is forbidden for watch unless "
+                                                  "sendInitialEvents is provided")])
         seconds = query.integer("timeoutSeconds")
         timeout = float(seconds) if seconds and seconds > 0 else MINIMUM_SECONDS * (1 + registry.rng.random())
         return cls(query.get("resourceVersion"), query.flag("allowWatchBookmarks"), min(timeout, 86400.0),

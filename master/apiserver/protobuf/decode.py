@@ -80,7 +80,7 @@ def _message(name: str, data: bytes, depth: int) -> Any:
             key, value = _entry(field, raw, depth)
             result.setdefault(field.name, {})[key] = value
         elif field.flag == "*":
-            result.setdefault(field.name, []).append(_value(field, raw, depth))
+            result.setdefault(field.name, []).extend(_value(field, item, depth) for item in _unpack(field, raw))
         elif field.name == ".":
             result.update(_value(field, raw, depth))
         else:
@@ -88,6 +88,17 @@ def _message(name: str, data: bytes, depth: int) -> Any:
             if value is not _ABSENT and (value or field.flag == "!"):
                 result[field.name] = value
     return result.get("", []) if "" in (field.name for field in table.values()) else result
+
+
+def _unpack(field: Field, raw: int | bytes) -> Iterator[int | bytes]:
+    """A list's entry; or several where numbers stand packed in one field, which readers must understand."""
+    if field.scalar not in ("i", "t") or isinstance(raw, int):
+        yield raw
+        return
+    at = 0
+    while at < len(raw):
+        value, at = _varint(raw, at)
+        yield value
 
 
 def _entry(field: Field, raw: int | bytes, depth: int) -> tuple[str, Any]:

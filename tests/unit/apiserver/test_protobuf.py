@@ -73,6 +73,12 @@ def test_times_and_bytes() -> None:
     assert csr["spec"]["expirationSeconds"] == -1
 
 
+def test_numbers_one_by_one_and_packed() -> None:
+    for groups in (put(4, 7) + put(4, 300), put(4, b"\x07\xac\x02")):
+        pod = read_protobuf(envelope("v1", "Pod", put(2, put(14, groups))))
+        assert pod["spec"]["securityContext"] == {"supplementalGroups": [7, 300]}
+
+
 def test_options_belong_to_every_group() -> None:
     assert message_of("apps/v1", "DeleteOptions") == "meta.v1.DeleteOptions"
     assert read_protobuf(envelope("v1", "DeleteOptions", put(1, 0))) == {
