@@ -132,7 +132,8 @@ class ApiError(Exception):
         metadata = {"continue": self.continue_token} if self.continue_token else {}
         result: Tree = {"kind": "Status", "apiVersion": "v1", "metadata": metadata, "status": "Failure",
                         "message": self.message, "reason": self.reason}
-        return result | ({"details": details} if details else {}) | {"code": self.code}
+        # Clients take it for granted that a NotFound has details (kubectl debug crashes without), as upstream's have.
+        return result | ({"details": details} if details or self.code == 404 else {}) | {"code": self.code}
 
     @classmethod
     def from_status(cls, status: Tree) -> ApiError:
