@@ -204,6 +204,26 @@ def test_strangers(kubectl: Kubectl, cluster: ClusterHandle) -> None:
     assert "certificate signed by unknown authority" in kubectl.run("get", "pods", *trusting_nobody).err
 
 
+def test_somebody_else(kubectl: Kubectl) -> None:
+    assert refused(kubectl, "get", "pods", "--as=bob") == (
+        'Error from server (Forbidden): pods is forbidden: User "bob" cannot list resource "pods" in API group "" in '
+        f'the namespace "{kubectl.namespace}"\n')
+    assert kubectl.run("auth", "can-i", "get", "pods", "--as=bob").out == "no\n"
+    assert kubectl.run("auth", "can-i", "get", "pods", "--as=bob", "--as-group=system:masters").out == "yes\n"
+
+
+@one_version
+def test_what_is_not_served_yet(kubectl: Kubectl) -> None:
+    """Clear words, no crash of the client."""
+    kubectl("run", "idle", "--image=sampan-test/box:1", "--overrides", '{"spec":{"schedulerName":"nobody"}}')
+    assert "error: ephemeral containers are disabled for this cluster" in refused(
+        kubectl, "debug", "idle", "--image=sampan-test/box:1", "--profile=general")
+    assert "the server could not find the requested resource" in refused(kubectl, "create", "quota", "q")
+    assert refused(kubectl, "top", "pods") == "error: Metrics API not available\n"
+    assert "server-side apply is not supported by this server yet" in refused(
+        kubectl, "apply", "--server-side", "-f", "-", stdin=pod())
+
+
 @one_version
 def test_what_it_says_when_the_image_cannot_be_had(kubectl: Kubectl) -> None:
     kubectl("run", "lost", "--image=nowhere.invalid/none:1")
