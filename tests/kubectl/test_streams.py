@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import subprocess
 from collections.abc import Iterator
@@ -196,3 +197,21 @@ def test_port_forward_to_a_closed_port(reader: Kubectl, cluster: ClusterHandle) 
         line = process.stderr.readline()
         assert re.search(r"an error occurred forwarding \d+ -> 9: error forwarding port 9 to pod", line), line
         assert "onnection refused" in line
+
+
+# --- proxy ------------------------------------------------------------------------------------------------------------
+
+
+def test_proxy(reader: Kubectl, cluster: ClusterHandle) -> None:
+    process = reader.popen("proxy", "--port=0")
+    try:
+        assert process.stdout is not None
+        match = re.fullmatch(r"Starting to serve on 127\.0\.0\.1:(\d+)\n", process.stdout.readline())
+        assert match
+        pod = json.loads(fetch(cluster, int(match[1]), f"/api/v1/namespaces/{reader.namespace}/pods/web"))
+        assert pod["metadata"]["name"] == "web"
+        assert fetch(cluster, int(match[1]), f"/api/v1/namespaces/{reader.namespace}/pods/web/log?container=side") == (
+            "from the side\n")
+    finally:
+        process.terminate()
+        process.communicate()
