@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from agent import config as settings
@@ -42,6 +43,7 @@ from netplugin import netns
 from netplugin.network import NodeNetwork
 from netplugin.protocol import NetworkError
 from sampan import __version__
+from sampan.api.resources import NODES
 from sampan.loop import logs, process
 from sampan.loop.backoff import Backoff
 from sampan.loop.clock import Clock, SystemClock
@@ -98,7 +100,8 @@ class Agent:
                                   link.view, link.reports, clock, problems=(setup.problem,), news=news)
             async with asyncio.TaskGroup() as group:
                 group.create_task(link.run())
-                for name, run in (("heartbeat", heartbeat.run), ("pod network", network.run),
+                for name, run in (("heartbeat", partial(self._beat, heartbeat, link, setup)),
+                                  ("pod network", network.run),
                                   ("network setup", setup.run)):
                     group.create_task(supervise(name, run, clock))
                 group.create_task(self._pods(manager, link, setup))
@@ -171,6 +174,18 @@ class Agent:
             async with asyncio.timeout(NETWORK_PATIENCE):
                 await setup.ready.wait()
         await manager.run()
+
+    async def _beat(self, heartbeat: Heartbeat, link: Link, setup: NetworkSetup) -> None:
+        """A node that is known says nothing of itself before it has its network again.
+
+        Said to be not ready for a moment, all of its pods would lose their traffic because their agent was restarted.
+        """
+        await link.view.loaded()
+        if link.view.get(NODES, self._config.node_name):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(NETWORK_PATIENCE):
+                    await setup.ready.wait()
+        await heartbeat.run()
 
     async def _watchdog(self) -> None:
         interval = self._notifier.watchdog_interval
