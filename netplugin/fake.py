@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from ipaddress import IPv4Address, IPv4Network
 
 from netplugin import names
@@ -20,6 +20,7 @@ class FakeNetwork:
         self.sandboxes: dict[str, Sandbox] = {}
         self.broken: NetworkError | None = None
         self.calls: list[tuple[str, str]] = []
+        self._told: list[Callable[[str], None]] = []
 
     async def setup(self, pod_cidr: str) -> None:
         """Remember the CIDR."""
@@ -57,6 +58,15 @@ class FakeNetwork:
         self.calls.append(("reconcile", ""))
         for sandbox_id in self.attachments.keys() - set(live):
             await self.detach(sandbox_id)
+
+    def on_lost(self, told: Callable[[str], None]) -> None:
+        """`lose` calls it."""
+        self._told.append(told)
+
+    def lose(self, sandbox_id: str) -> None:
+        """Pretend that somebody deleted a sandbox's link."""
+        for told in self._told:
+            told(sandbox_id)
 
     async def teardown(self) -> None:
         """Free everything."""

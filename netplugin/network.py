@@ -57,6 +57,7 @@ class NodeNetwork:
         self._bridge: BridgeSpec | None = None
         self._new: dict[str, float] = {}
         self._disturbed = asyncio.Event()
+        self._told: Callable[[str], None] | None = None
 
     async def setup(self, pod_cidr: str) -> None:
         """Bridge, kernel parameters and rules; pods that are attached already stay so."""
@@ -117,6 +118,10 @@ class NodeNetwork:
             await self._blocking(links.delete, stale)
         if self._bridge is not None:
             await self.heal()
+
+    def on_lost(self, told: Callable[[str], None]) -> None:
+        """Told at every look, until the sandbox is attached again or detached."""
+        self._told = told
 
     async def teardown(self) -> None:
         """Leave nothing behind."""
@@ -181,6 +186,10 @@ class NodeNetwork:
         await self._blocking(links.apply, actions)
         if any(isinstance(action, CreateBridge) for action in actions):
             await self._blocking(self._set_parameters)  # one of them belongs to the bridge
+        for lease in leases:
+            coming_or_going = self._turn(lease.sandbox_id).locked()
+            if names.veth(lease.sandbox_id) not in seen.ports and not coming_or_going and self._told:
+                self._told(lease.sandbox_id)
 
     def _set_parameters(self) -> None:
         links.write_sysctl("net.ipv4.ip_forward", "1")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -64,6 +64,9 @@ class Network(Protocol):
 
     async def reconcile(self, live: Collection[str]) -> None:
         """Release what belongs to no sandbox in `live` (ids): addresses, veths, rules."""
+
+    def on_lost(self, told: Callable[[str], None]) -> None:
+        """Have `told` called with the id of each sandbox that has lost its link: only attaching it again mends that."""
 
     async def teardown(self) -> None:
         """Take bridge, veths, rules and files away."""

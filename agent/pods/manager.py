@@ -50,6 +50,7 @@ class PodManager:
             view.subscribe(resources.PODS, self._pod_changed)
             view.subscribe(resources.CONFIGMAPS, self._config_changed)
             view.subscribe(resources.SECRETS, self._config_changed)
+            self._rooms.network.on_lost(self._network_lost)
             await self._begin(containers, asked)
             group.create_task(supervise("engine events", self._follow_events, self._rooms.clock,
                                         backoff=self._backoff))
@@ -155,6 +156,10 @@ class PodManager:
             pod = worker.pod
             if pod.metadata.namespace == changed.metadata.namespace and changed.metadata.name in references(pod):
                 worker.config_changed()
+
+    def _network_lost(self, sandbox_id: str) -> None:
+        for worker in self._workers.values():
+            worker.disconnected(sandbox_id)
 
     async def _follow_events(self) -> None:
         """Hand each event to its pod's worker; when the engine comes back after an absence, look at everything."""

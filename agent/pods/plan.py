@@ -140,8 +140,8 @@ class _Plan:
         observed = self.observed
         if observed.sandbox and not sandbox_usable(observed):
             return self._replace_sandbox(observed.sandbox)
-        return (self._strays() or self._lost_sandboxes() or self._foundation() or self._init_containers() or self._app_containers()
-                or self._tidy())
+        return (self._strays() or self._lost_sandboxes() or self._foundation() or self._init_containers()
+                or self._app_containers() or self._tidy())
 
     def _strays(self) -> steps.Step | None:
         """End what must not run: a second attempt of a container, one of another sandbox, one of no known name."""

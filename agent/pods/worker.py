@@ -104,6 +104,11 @@ class PodWorker:
         if self._memory.containers() != before:
             self._wake.set()
 
+    def disconnected(self, sandbox_id: str) -> None:
+        """The network says that a sandbox has lost its link: if it is ours it is connected again."""
+        if self._memory.connections.pop(sandbox_id, None):
+            self._wake.set()
+
     def config_changed(self) -> None:
         """A ConfigMap or Secret that the pod refers to changed: its volumes follow, what waited for it is tried."""
         self._refresh = True
@@ -287,7 +292,8 @@ class PodWorker:
         for status in (*self._status.container_statuses, *self._status.init_container_statuses):
             if status.name == container.name and status.container_id == f"docker://{container_id}":
                 started = True if container.startup_probe is None or status.started else None
-                return Health(alive=True, started=started, ready=status.ready)
+                ready = container.readiness_probe is None or status.ready
+                return Health(alive=True, started=started, ready=ready)
         return initial_health(container)
 
     # Reports.

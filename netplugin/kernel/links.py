@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from netplugin import names
+from netplugin.kernel import dump
 from netplugin.kernel.library import IPRoute, NetlinkError
 from netplugin.netns import entered
 from netplugin.plan import (
@@ -37,8 +38,15 @@ _IFF_UP = 1
 
 def observe(bridge: str) -> Seen:
     """The bridge and all veths with names of ours."""
-    with _netlink("read the links") as netlink:
-        return _observe(netlink, bridge)
+    seen_bridge = None
+    ports: dict[str, SeenPort] = {}
+    with _translated("read the links"):
+        for link in dump.links():
+            if link.name == bridge:
+                seen_bridge = SeenBridge(link.index, link.mac, link.mtu, link.up, dump.addresses(link.index))
+            elif names.is_veth(link.name):
+                ports[link.name] = SeenPort(link.index, link.master, link.up, link.hairpin, link.mtu)
+    return Seen(seen_bridge, ports)
 
 
 def apply(actions: Iterable[Action]) -> None:
@@ -79,7 +87,7 @@ def delete(port: str) -> None:
 def teardown(bridge: str) -> None:
     """Delete the bridge and every veth of ours."""
     with _netlink("take the bridge away") as netlink:
-        for name in (*_observe(netlink, bridge).ports, bridge):
+        for name in (*observe(bridge).ports, bridge):
             _delete(netlink, name)
 
 
@@ -99,27 +107,18 @@ def write_sysctl(name: str, value: str, *, missing_ok: bool = False) -> None:
 @contextlib.contextmanager
 def _netlink(what: str) -> Iterator[Any]:
     """A netlink socket in the thread's namespace, with errors as ours."""
+    with _translated(what), IPRoute() as netlink:
+        yield netlink
+
+
+@contextlib.contextmanager
+def _translated(what: str) -> Iterator[None]:
     try:
-        with IPRoute() as netlink:
-            yield netlink
+        yield
     except NetlinkError as error:
         raise NetworkError(f"{what}: {error.args[1] if len(error.args) > 1 else error}") from error
     except OSError as error:
         raise NetworkError(f"{what}: {error}") from error
-
-
-def _observe(netlink: Any, bridge: str) -> Seen:
-    seen_bridge = None
-    ports: dict[str, SeenPort] = {}
-    for link in netlink.get_links():
-        name = link.get("ifname")
-        if name == bridge:
-            seen_bridge = SeenBridge(link["index"], link.get("address"), link.get("mtu"), _is_up(link),
-                                     _addresses(netlink, link["index"]))
-        elif names.is_veth(name):
-            ports[name] = SeenPort(link["index"], link.get("master") or 0, _is_up(link), _hairpin(link),
-                                   link.get("mtu"))
-    return Seen(seen_bridge, ports)
 
 
 def _apply(netlink: Any, action: Action) -> None:
@@ -177,7 +176,7 @@ def _inside_is_well(found: Any, port: PortSpec, bridge: BridgeSpec, pid: int) ->
             return False
         wanted = IPv4Interface((port.ip, bridge.address.network.prefixlen))
         gateways = [route.get("gateway") for route in inside.get_routes(family=2) if route["dst_len"] == 0]
-        return _is_up(link) and wanted in _addresses(inside, link["index"]) and str(bridge.address.ip) in gateways
+        return _is_up(link) and wanted in dump.addresses(link["index"]) and str(bridge.address.ip) in gateways
 
 
 def _join_bridge(netlink: Any, name: str, bridge: BridgeSpec) -> None:
@@ -211,18 +210,8 @@ def _index(name: str) -> int:
         raise NetlinkError(errno.ENODEV, f"there is no interface {name}") from error
 
 
-def _addresses(netlink: Any, index: int) -> frozenset[IPv4Interface]:
-    return frozenset(IPv4Interface((message.get("address"), message["prefixlen"]))
-                     for message in netlink.get_addr(family=2, index=index))
-
-
 def _is_up(link: Any) -> bool:
     return bool(link["flags"] & _IFF_UP)
-
-
-def _hairpin(link: Any) -> bool:
-    data = (link.get("IFLA_LINKINFO") or {}).get("IFLA_INFO_SLAVE_DATA")
-    return bool(data and data.get("IFLA_BRPORT_MODE"))
 
 
 @contextlib.contextmanager

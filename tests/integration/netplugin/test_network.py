@@ -199,6 +199,21 @@ async def test_a_look_at_healthy_links_repairs_nothing(network: NodeNetwork, pid
     assert "repairing" not in caplog.text
 
 
+async def test_a_lost_link_is_told_and_attaching_mends_it(network: NodeNetwork, pids: list[int]) -> None:
+    told: list[str] = []
+    network.on_lost(told.append)
+    first = await network.attach(sandbox(1, pids[0]))
+    await network.attach(sandbox(2, pids[1]))
+    await network.heal()
+    assert told == []
+    ip(f"link delete {first.interface}")
+    await network.heal()
+    assert told == [sandbox(1, pids[0]).id]
+    assert await network.attach(sandbox(1, pids[0])) == first
+    await network.heal()
+    assert told == [sandbox(1, pids[0]).id]
+
+
 async def test_detaching_leaves_nothing_and_needs_no_process(network: NodeNetwork, tmp_path: Path) -> None:
     with process_with_network() as pid:
         one = await network.attach(sandbox(1, pid, HostPort(8000, 80)))

@@ -48,6 +48,13 @@ async def test_a_pod_is_born(world: World) -> None:
         assert status.container_statuses[0].container_id == f"docker://{app.id}"
 
 
+async def test_only_root_may_look_into_pods_directories(world: World) -> None:
+    async with world.agent():
+        world.create(make_pod())
+        await world.settle()
+        assert (world.root / "pods").stat().st_mode & 0o007 == 0
+
+
 async def test_a_birth_costs_few_calls(world: World) -> None:
     async with world.agent():
         world.create(make_pod("first"))
@@ -566,3 +573,29 @@ async def test_the_network_of_a_removed_sandbox_is_released(world: World) -> Non
         world.delete(pod)
         await world.advance(31)
         assert await world.empty()
+
+
+async def test_a_container_that_was_reported_before_it_ran_is_ready(world: World) -> None:
+    """The agent was killed between the start and the report of it; without a probe nobody else would say so."""
+    async with world.agent():
+        pod = world.create(make_pod())
+        await world.settle()
+    known = world.view.get(resources.PODS, "web", "default")
+    assert known is not None
+    early = [replace(known.status.container_statuses[0], ready=False, started=False)]
+    world.view.objects[resources.PODS.key]["default", "web"] = replace(
+        known, status=replace(known.status, container_statuses=early))
+    async with world.agent():
+        assert world.status(pod).container_statuses[0].ready
+
+
+async def test_a_sandbox_that_lost_its_link_is_connected_again(world: World) -> None:
+    async with world.agent():
+        pod = world.create(make_pod())
+        await world.settle()
+        before, sandbox = world.status(pod), await world.running("POD")
+        world.network.calls.clear()
+        world.network.lose(sandbox.id)
+        await world.settle()
+        assert world.network.calls == [("attach", sandbox.id)]
+        assert world.status(pod) == before
