@@ -26,13 +26,13 @@ class Body:
     """What has been found already that fieldValidation is about, in words."""
 
 
-def read_validation(value: str) -> Validation:
-    """The query parameter `fieldValidation`; unset means Warn, as upstream has it."""
+def read_validation(value: str, options: str = "CreateOptions") -> Validation:
+    """The query parameter `fieldValidation`; unset means Warn, as upstream has it. `options` are its kind's name."""
     if value in ("", "Warn"):
         return "Warn"
     if value in ("Strict", "Ignore"):
         return cast("Validation", value)
-    raise invalid_object("meta.k8s.io", "CreateOptions", "", [
+    raise invalid_object("meta.k8s.io", options, "", [
         not_supported("fieldValidation", value, ("", "Ignore", "Strict", "Warn"))])
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any, TypeVar
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from master.apiserver import deletion, patching, reviews
 from master.apiserver.auth import Authorizer
@@ -157,10 +157,11 @@ class ResourceHandlers:
     def _target(self, info: RequestInfo, served: Served, user: User) -> Target:
         values = info.query.all("dryRun")
         errors = deletion.check_dry_run(values)
+        options = f"{info.verb.capitalize()}Options"
         if errors:
-            raise invalid_object("meta.k8s.io", f"{info.verb.capitalize()}Options", "", errors)
+            raise invalid_object("meta.k8s.io", options, "", errors)
         return Target(served, user, info.namespace if served.resource.namespaced else "", info.name, info.subresource,
-                      bool(values), read_validation(info.query.get("fieldValidation")))
+                      bool(values), read_validation(info.query.get("fieldValidation"), options))
 
     async def _write(self, request: web.BaseRequest, info: RequestInfo, served: Served,
                      work: Coroutine[Any, Any, Written]) -> web.Response:
@@ -289,6 +290,7 @@ async def read_bytes(request: web.BaseRequest) -> tuple[bytes, str]:
             data = await request.read()
         else:
             async with asyncio.timeout(BODY_SECONDS):
+                await _ask_for_body(request)
                 data = await request.read()
     except web.HTTPRequestEntityTooLarge as error:
         raise ApiError(413, "RequestEntityTooLarge", f"Request entity too large: limit is {MAX_BODY}") from error
@@ -297,6 +299,13 @@ async def read_bytes(request: web.BaseRequest) -> tuple[bytes, str]:
     except (web.HTTPException, web.RequestPayloadError, ValueError) as error:
         raise bad_request(f"the request's body cannot be read: {error}") from error
     return data, request.headers.get("Content-Type") or "application/json"
+
+
+async def _ask_for_body(request: web.BaseRequest) -> None:
+    """Answer ``Expect: 100-continue`` (RFC 9110, 10.1.1); curl waits for it before it sends a large body."""
+    if request.headers.get("Expect", "").lower() == "100-continue" and request.version == HttpVersion11:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # that was not yet the answer
 
 
 def no_such_resource() -> ApiError:

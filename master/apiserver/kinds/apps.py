@@ -15,6 +15,7 @@ from master.apiserver.kinds.common import (
     go_selector,
     immutable,
     keep,
+    metadata,
     notes,
     part,
     same,
@@ -111,6 +112,12 @@ class DeploymentStrategy(_Replicated):
     def prepare_create(self, obj: Tree, context: Context) -> None:
         """No status yet."""
         obj["status"] = {}
+
+    def prepare_update(self, new: Tree, old: Tree, context: Context) -> None:
+        """Whoever writes the status does not write labels."""
+        super().prepare_update(new, old, context)
+        if context.subresource == "status":
+            keep(child(new, "metadata"), metadata(old), "labels")
 
     def changes_generation(self, new: Tree, old: Tree) -> bool:
         """The annotations count as well: the controller copies them to the ReplicaSets."""

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from master.apiserver.reviews import REVIEWS
 from sampan.api.resources import BUILT_IN
 from tests.support.apiserver import Answer, Running, api_server
 
@@ -33,13 +34,14 @@ names = st.sampled_from([
 queries = st.lists(st.tuples(names, values).map("=".join), max_size=4).map("&".join)
 keys = st.sampled_from([
     "metadata", "spec", "status", "name", "kind", "apiVersion", "labels", "$patch", "containers", "data", "op", "path",
-    "value", "replicas", "target", "dryRun", "finalizers", "$setElementOrder/containers", "x"])
+    "value", "replicas", "target", "dryRun", "resourceAttributes", "nonResourceAttributes",
+    "verb", "finalizers", "$setElementOrder/containers", "x"])
 trees = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6),
                      lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=4))
 header_text = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=30) | st.sampled_from([
     "application/json;as=Table;v=v1;g=meta.k8s.io", "application/json;as=;v;g", "*/*;q=x", ",;=,", "application/yaml",
     "application/json; charset=\"", "Bearer a.b", "Basic !", "Bearer abcdef.0123456789abcdef"])
-COLLECTIONS = [resource.path("default") for resource in BUILT_IN]
+COLLECTIONS = [resource.path("default") for resource in (*BUILT_IN, *REVIEWS)]
 
 
 class Server:

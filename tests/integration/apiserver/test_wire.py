@@ -128,6 +128,17 @@ async def test_tokens_that_are_no_text(tmp_path: Path) -> None:
                 assert (await answer(reader))[0] == code
 
 
+async def test_clients_that_ask_before_they_send(api: Running) -> None:
+    body = b'{"metadata":{"name":"a"}}'
+    async with connection(api) as (reader, writer):
+        writer.write(POST + b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(body))
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(body)
+        assert (await answer(reader))[0] == 201
+        writer.write(GET.replace(b" HTTP", b"/none HTTP") + b"Expect: 100-continue\r\n\r\n")
+        assert (await answer(reader))[0] == 404
+
+
 async def test_a_body_that_does_not_come(api: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(handlers, "BODY_SECONDS", 0.1)
     async with connection(api) as (reader, writer):
