@@ -1,7 +1,7 @@
 """All links and IPv4 addresses of the thread's network namespace, read from the kernel with no library between.
 
 rtnetlink(7) tells some 70 things of a link; pyroute2 makes an object of each, which for 30 pods takes 14 ms and 5 MB
-at every look. The few that matter here are read in 0.7 ms.
+at every look. The few that matter here are read in 1 ms.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Interface
@@ -46,8 +47,8 @@ class Link:
 
 def links() -> Iterator[Link]:
     """Every interface; OSError."""
-    question = _LINK.pack(0, 0, 0, 0, 0) + _ATTRIBUTE.pack(8, _IFLA_EXT_MASK) + _SKIP_STATISTICS.to_bytes(4, "little")
-    return map(parse_link, _dump(_RTM_GETLINK, question))
+    without_statistics = _ATTRIBUTE.pack(8, _IFLA_EXT_MASK) + _SKIP_STATISTICS.to_bytes(4, sys.byteorder)
+    return map(parse_link, _dump(_RTM_GETLINK, _LINK.pack(0, 0, 0, 0, 0) + without_statistics))
 
 
 def addresses(index: int) -> frozenset[IPv4Interface]:
@@ -99,11 +100,11 @@ def _dump(kind: int, question: bytes) -> Iterator[bytes]:
                 if answer == _NLMSG_DONE:
                     return
                 if answer == _NLMSG_ERROR:
-                    code = -int.from_bytes(body[:4], "little", signed=True)
+                    code = -int.from_bytes(body[:4], sys.byteorder, signed=True)
                     raise OSError(code, os.strerror(code))
                 yield body
                 position += (max(length, _HEADER.size) + 3) & ~3
 
 
 def _number(data: bytes | None) -> int:
-    return int.from_bytes(data or b"", "little")
+    return int.from_bytes(data or b"", sys.byteorder)

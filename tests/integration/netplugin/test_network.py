@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import socket
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from netplugin import names
+from netplugin.kernel import dump
 from netplugin.network import NodeNetwork
 from netplugin.protocol import AddressesExhausted, HostPort, NetworkError, Sandbox
 from tests.support.netns import ip, private_network, process_with_network, reaches, run
@@ -212,6 +214,22 @@ async def test_a_lost_link_is_told_and_attaching_mends_it(network: NodeNetwork, 
     assert await network.attach(sandbox(1, pids[0])) == first
     await network.heal()
     assert told == [sandbox(1, pids[0]).id]
+
+
+async def test_links_and_addresses_are_read_as_ip_shows_them(network: NodeNetwork, pids: list[int]) -> None:
+    await network.attach(sandbox(1, pids[0]))
+    await network.attach(sandbox(2, pids[1]))
+    shown = {link["ifname"]: link for link in json.loads(ip("-d -j addr"))}
+    read = {link.name: link for link in dump.links()}
+    assert read.keys() == shown.keys()
+    for name, link in read.items():
+        assert (link.index, link.mtu) == (shown[name]["ifindex"], shown[name]["mtu"])
+        assert link.up == ("UP" in shown[name]["flags"])
+        assert link.master == (read[shown[name]["master"]].index if "master" in shown[name] else 0)
+        assert link.hairpin == shown[name].get("linkinfo", {}).get("info_slave_data", {}).get("hairpin", False)
+        addresses = {f"{info['local']}/{info['prefixlen']}" for info in shown[name]["addr_info"]
+                     if info["family"] == "inet"}
+        assert {str(address) for address in dump.addresses(link.index)} == addresses
 
 
 async def test_detaching_leaves_nothing_and_needs_no_process(network: NodeNetwork, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from netplugin import names
 from netplugin.ipam import Lease
+from netplugin.kernel.dump import Link, attributes, parse_link
 from netplugin.kernel.firewall import Backend, parse_version
 from netplugin.kernel.generation import parse_generation
 from netplugin.kernel.monitor import disturbs
@@ -131,3 +132,23 @@ def test_only_losses_disturb(data: bytes, expected: bool) -> None:
 ])
 def test_the_generation_of_rules(data: bytes, expected: int | None) -> None:
     assert parse_generation(data) == expected
+
+
+def attribute(kind: int, data: bytes) -> bytes:
+    length = 4 + len(data)
+    return length.to_bytes(2, "little") + kind.to_bytes(2, "little") + data + bytes(-length % 4)
+
+
+def test_a_link_is_read() -> None:
+    port = attribute(1, b"\3") + attribute(4, b"\1")
+    info = attribute(1, b"veth\0") + attribute(4, b"bridge\0") + attribute(5 | 0x8000, port)
+    body = bytes(4) + (9).to_bytes(4, "little") + (0x11043).to_bytes(4, "little") + bytes(4)
+    body += attribute(3, b"smp0123456789ab\0") + attribute(1, bytes.fromhex("0e580a2a0702"))
+    body += attribute(4, (1450).to_bytes(4, "little")) + attribute(10, (5).to_bytes(4, "little")) + attribute(18, info)
+    assert parse_link(body) == Link(9, "smp0123456789ab", True, "0e:58:0a:2a:07:02", 1450, 5, True)
+    assert parse_link(bytes(16)) == Link(0, "", False, "", 0, 0, False)
+
+
+@given(st.binary(max_size=200))
+def test_attributes_of_whatever_bytes_end(data: bytes) -> None:
+    assert sum(len(value) for value in attributes(data).values()) <= len(data)
