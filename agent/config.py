@@ -17,6 +17,8 @@ from urllib.parse import urlsplit
 
 from sampan.loop.settings import LEVELS, ConfigError, Option, Settings, absolute_path, log_level, optional_path
 
+NAME_LIMIT = 52
+"""A certificate's common name has 64 characters at most, and "system:node:" takes twelve of them."""
 _NAME = re.compile(r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")
 
 
@@ -50,8 +52,8 @@ class Config:
 
 def _node_name(text: str) -> str:
     name = text or socket.gethostname().lower()
-    if not _NAME.match(name):
-        raise ValueError("must be a DNS name in lower case, such as node-1")
+    if not _NAME.match(name) or len(name) > NAME_LIMIT:
+        raise ValueError(f"must be a DNS name in lower case of at most {NAME_LIMIT} characters, such as node-1")
     return name
 
 

@@ -93,7 +93,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _kubeconfig(paths: Paths) -> str:
+    from sampan.cli.up import refresh_kubeconfig  # noqa: PLC0415 - `sampan version` need not load it
+
     try:
+        refresh_kubeconfig(paths)
         return paths.kubeconfig.read_text("utf-8")
     except FileNotFoundError as error:
         raise CommandError(f"there is no {paths.kubeconfig}", "bring the cluster up first: sudo sampan up") from error

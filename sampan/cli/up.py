@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import socket
 import subprocess
@@ -57,8 +58,7 @@ async def up(options: UpOptions, paths: Paths, units: Units, progress: Progress)
         if not started:
             outcome.unchanged("is running")
     with progress.step("Kubeconfig") as outcome:
-        server = f"https://{master['advertise-address']}:{master['secure-port']}"
-        if not configure.kubeconfig_current(paths, admin_kubeconfig(paths, server)):
+        if not refresh_kubeconfig(paths):
             outcome.unchanged(str(paths.kubeconfig))
     with progress.step("Agent") as outcome:
         if not (Path(agent["cert-dir"]) / "node.pem").exists():
@@ -131,6 +131,18 @@ async def wait_for_master(paths: Paths, units: Units, port: int) -> None:
                 configuration.unlink(missing_ok=True)
         await asyncio.sleep(PROBE_SECONDS)
     raise CommandError(f"the master is not ready after {READY_SECONDS:g} s", f"see: {units.log_hint('master')}")
+
+
+def refresh_kubeconfig(paths: Paths) -> bool:
+    """Bring the administrator's kubeconfig up to the certificates, which the master renews while it runs.
+
+    Tells whether it was written. Does nothing where the certificates are not on this host, or not ours to read.
+    """
+    if not os.access(paths.pki / "admin.key", os.R_OK) or not os.access(paths.master_config, os.R_OK):
+        return False
+    master = configure.read(paths.master_config)
+    server = f"https://{master['advertise-address']}:{master['secure-port']}"
+    return configure.kubeconfig_current(paths, admin_kubeconfig(paths, server))
 
 
 def admin_kubeconfig(paths: Paths, server: str) -> bytes:

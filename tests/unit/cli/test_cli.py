@@ -19,7 +19,8 @@ from sampan.cli import objects, status
 from sampan.cli.paths import Paths
 from sampan.cli.progress import CommandError, Progress
 from sampan.cli.units import BackgroundUnits
-from sampan.cli.up import UpOptions, ping_docker, write_configuration
+from sampan.cli.up import UpOptions, ping_docker, refresh_kubeconfig, write_configuration
+from sampan.pki.cluster import ClusterPki
 
 
 def paths(root: Path) -> Paths:
@@ -170,3 +171,18 @@ def test_a_pid_that_belongs_to_somebody_else_is_not_ours(tmp_path: Path) -> None
     place.run.mkdir()
     (place.run / "agent.pid").write_text(f"{os.getpid()}\n")
     assert BackgroundUnits(place).status("agent").state == "stopped"
+
+
+def test_the_kubeconfig_follows_the_certificates(tmp_path: Path) -> None:
+    place = paths(tmp_path)
+    assert not refresh_kubeconfig(place)
+    write_configuration(UpOptions(node_ip="192.0.2.7"), place)
+    ClusterPki(place.pki, ["192.0.2.7"]).ensure()
+    assert refresh_kubeconfig(place)
+    assert not refresh_kubeconfig(place)
+    before = place.kubeconfig.read_text()
+    (place.pki / "admin.crt").unlink()
+    ClusterPki(place.pki, ["192.0.2.7"]).ensure()
+    assert refresh_kubeconfig(place)
+    assert place.kubeconfig.read_text() != before
+    assert "server: https://192.0.2.7:6443" in before
