@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT = 10.0
 """Seconds to connect to a port inside a pod."""
+LINGER = 10.0
+"""Seconds that a process has to take the input that was sent before the client left."""
 _WAITING = 8
 """Frames of a session that may wait for the process to take them, before the client is held back."""
 
@@ -37,6 +39,10 @@ class _Refusal(Exception):
         super().__init__(message)
         self.code = code
         self.reason = reason
+
+
+class _HungUp(Exception):
+    """The master has ended the call, and nobody is left to hear of what the session does."""
 
 
 class _Session:
@@ -75,11 +81,15 @@ class _Session:
 
     async def pump(self) -> None:
         """Read the call until it ends. Nobody else may: cancelling a read of gRPC's ends the whole call."""
-        try:
-            while isinstance(frame := await self._call.read(), Frame):
-                await self._frames.put(frame)
-        finally:
-            await self._frames.put(None)
+        while isinstance(frame := await self._call.read(), Frame):
+            await self._frames.put(frame)
+        await self._frames.put(None)
+
+    async def watch(self) -> None:
+        """Raise _HungUp some time after the call has ended, for what waits on something else than the call."""
+        await self._call.code()
+        await asyncio.sleep(LINGER)
+        raise _HungUp
 
     async def _write(self, frame: Frame) -> None:
         async with self._lock:
@@ -102,10 +112,12 @@ class AgentStreams:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(session.pump())
+                watch = group.create_task(session.watch())
                 await self._answer(session, request)
                 await call.done_writing()
                 await _drained(session)  # the master hangs up when it has everything
-        except* (grpc.aio.AioRpcError, asyncio.InvalidStateError) as errors:
+                watch.cancel()
+        except* (grpc.aio.AioRpcError, asyncio.InvalidStateError, _HungUp) as errors:
             log.debug("a session ended early: %s", errors.exceptions[0])
         except* Exception:  # one session's fault must not end the line
             log.exception("a session failed")

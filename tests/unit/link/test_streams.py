@@ -1,0 +1,114 @@
+"""Sessions that end in the middle: nothing of them may stay, least of all the line to the master."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, cast
+
+import pytest
+
+from agent.engine.protocol import Engine
+from agent.link import streams
+from agent.link.protocol import Connector
+from sampan.api.types import core_v1, meta_v1
+from sampan.loop.clock import SystemClock
+from sampan.pb import node_pb2
+from sampan.pb.node_pb2 import Data, Frame
+
+OPEN = node_pb2.Open(id="one", exec=node_pb2.Exec(
+    pod=node_pb2.PodRef(namespace="default", name="web", uid="u"), container="app", command=["sleep"], stdin=True))
+
+
+class StuckProcess:
+    """Reads nothing, says nothing."""
+
+    def __init__(self) -> None:
+        self.closed = asyncio.Event()
+
+    async def output(self) -> AsyncIterator[tuple[str, bytes]]:
+        await self.closed.wait()
+        yield "stdout", b""
+
+    async def write(self, data: bytes) -> None:
+        await asyncio.Event().wait()
+
+    async def close(self) -> None:
+        self.closed.set()
+
+
+class Call:
+    """A master that sends input without end, until the test ends the call."""
+
+    def __init__(self) -> None:
+        self.sent: list[Frame] = []
+        self.over = asyncio.Event()
+
+    async def read(self) -> Frame:
+        await asyncio.sleep(0)
+        return Frame(data=Data(data=b"x"))
+
+    async def write(self, frame: Frame) -> None:
+        self.sent.append(frame)
+
+    async def wait_for_connection(self) -> None: ...
+
+    async def code(self) -> int:
+        await self.over.wait()
+        return 1
+
+    def cancel(self) -> None:
+        self.over.set()
+
+
+class Room:
+    """A pod with one container, and its stuck process."""
+
+    def __init__(self) -> None:
+        self.process, self.call = StuckProcess(), Call()
+        status = core_v1.ContainerStatus(
+            name="app", image="", image_id="", ready=True, restart_count=0, container_id="docker://c",
+            state=core_v1.ContainerState(running=core_v1.ContainerStateRunning()))
+        self.web = core_v1.Pod(metadata=meta_v1.ObjectMeta(name="web", namespace="default", uid="u"),
+                               spec=core_v1.PodSpec(containers=[core_v1.Container(name="app")]),
+                               status=core_v1.PodStatus(container_statuses=[status]))
+        answers = streams.AgentStreams(cast("Engine", self), self, cast("Connector", None), SystemClock())
+        self.task = asyncio.create_task(answers.serve(cast("Any", self), OPEN))
+
+    def Stream(self) -> Call:  # noqa: N802 - the name in node.proto
+        return self.call
+
+    async def exec(self, *_: object, **__: object) -> StuckProcess:
+        return self.process
+
+    def pod(self, namespace: str, name: str, uid: str) -> core_v1.Pod | None:
+        return self.web
+
+    async def network_pid(self, uid: str) -> int:
+        return 0
+
+    async def stuck(self) -> None:
+        """Return once the session has taken as much input as it can."""
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert self.call.sent, "the session has begun"
+
+
+async def test_a_session_with_stuck_input_ends_with_the_line() -> None:
+    room = Room()
+    await room.stuck()
+    room.task.cancel()
+    done, _ = await asyncio.wait([room.task], timeout=5)
+    assert done, "it would keep the agent from connecting again"
+    assert room.process.closed.is_set()
+
+
+async def test_a_session_with_stuck_input_ends_when_the_master_hangs_up(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "LINGER", 0.01)
+    room = Room()
+    await room.stuck()
+    room.call.over.set()
+    done, _ = await asyncio.wait([room.task], timeout=5)
+    assert done, "its process would keep it for ever"
+    assert room.process.closed.is_set()
