@@ -88,7 +88,8 @@ class PodFiles:
             if path.read_text(encoding="utf-8") == text:
                 return str(path)
         except OSError:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
+            self._root.mkdir(parents=True, exist_ok=True, mode=0o750)
+            path.parent.mkdir(exist_ok=True, mode=0o750)
         with path.open("w", encoding="utf-8") as handle:
             handle.write(text)
         path.chmod(0o644)

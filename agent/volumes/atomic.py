@@ -42,8 +42,8 @@ def write(target: Path, payload: Payload, now: datetime, *, group: int | None = 
     `group` owns the files where given (fsGroup) and may read what their owner may.
     """
     if _current(target) == {path: file.data for path, file in payload.items()}:
+        _tidy(target, payload)  # a crash may have come between the swap and this
         return False
-    old = _data_directory(target)
     fresh = Path(tempfile.mkdtemp(dir=target, prefix=f"..{now:%Y_%m_%d_%H_%M_%S}."))
     fresh.chmod(0o755)
     for path, file in payload.items():
@@ -52,10 +52,21 @@ def write(target: Path, payload: Payload, now: datetime, *, group: int | None = 
     link.unlink(missing_ok=True)
     link.symlink_to(fresh.name)
     link.replace(target / DATA)
-    _link_names(target, {PurePosixPath(path).parts[0] for path in payload})
-    if old is not None and old != fresh:
-        shutil.rmtree(old, ignore_errors=True)
+    _tidy(target, payload)
     return True
+
+
+def _tidy(target: Path, payload: Payload) -> None:
+    """Have the visible names that the payload needs, and nothing of earlier writes, finished or not."""
+    _link_names(target, {PurePosixPath(path).parts[0] for path in payload})
+    present = _data_directory(target)
+    for entry in target.iterdir():
+        if not entry.name.startswith("..") or entry.name == DATA or entry == present:
+            continue
+        if entry.is_symlink():
+            entry.unlink()
+        else:
+            shutil.rmtree(entry, ignore_errors=True)
 
 
 def _write_file(path: Path, file: File, root: Path, group: int | None) -> None:

@@ -80,6 +80,7 @@ class HostVolumes:
         security = pod.spec.security_context
         group = security.fs_group if security else None
         try:
+            self._root.mkdir(parents=True, exist_ok=True, mode=0o750)  # its files are for containers' users only
             if volume.empty_dir is not None:
                 return self._empty_dir(pod, volume, volume.empty_dir, group)
             if volume.host_path is not None:
@@ -98,17 +99,15 @@ class HostVolumes:
     def _empty_dir(self, pod: core_v1.Pod, volume: core_v1.Volume, source: core_v1.EmptyDirVolumeSource,
                    group: int | None) -> PreparedVolume:
         path = self._directory(pod, "empty-dir", volume.name)
-        fresh = not path.exists()
-        if fresh:
-            path.mkdir(parents=True)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft = path.with_name(f".{path.name}")  # under its name it is either not there or as it has to be
+            draft.mkdir(exist_ok=True)
+            _share(draft, group)
+            draft.rename(path)
         if source.medium == "Memory" and path not in self._mounter.mounted_below(path):
             self._mounter.tmpfs(path, quantity.to_int(source.size_limit) if source.size_limit else 0)
-            fresh = True
-        if fresh:
-            path.chmod(0o777)
-            if group is not None:
-                os.chown(path, -1, group)
-                path.chmod(0o2777)
+            _share(path, group)
         return PreparedVolume(str(path))
 
     def _files(self, pod: core_v1.Pod, volume: core_v1.Volume, plugin: str, files: atomic.Payload,
@@ -134,6 +133,13 @@ class HostVolumes:
         if left:  # removing files through a mount would remove what is not ours
             raise VolumeError("", f"{left[0]} is still mounted")
         shutil.rmtree(directory)
+
+
+def _share(directory: Path, group: int | None) -> None:
+    """Let containers of any user write there; what they make belongs to the group (fsGroup)."""
+    if group is not None:
+        os.chown(directory, -1, group)
+    directory.chmod(0o777 if group is None else 0o2777)
 
 
 def _subpath(volume: Path, path: str) -> str:

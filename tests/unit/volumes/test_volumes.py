@@ -186,6 +186,42 @@ async def test_a_subpath_is_made_and_never_leads_out(volumes: HostVolumes, tmp_p
             await volumes.subpath(volume, bad)
 
 
+async def test_files_that_a_crash_left_without_their_names_get_them(volumes: HostVolumes) -> None:
+    item = pod(CONFIG)
+    path = Path((await volumes.prepare(item, View(config(a="1"))))["c"].path)
+    (path / "a").unlink()  # the agent died after the swap, before the names
+    (path / "gone").symlink_to("..data/gone")
+    (path / "..2025_01_01_00_00_00.left").mkdir()
+    await volumes.prepare(item, View(config(a="1")))
+    assert (path / "a").read_text() == "1"
+    assert sorted(entry.name for entry in path.iterdir()) == sorted(
+        ["a", "..data", str((path / "..data").readlink())])
+
+
+async def test_an_empty_dir_that_was_left_half_made_is_finished(
+        volumes: HostVolumes, monkeypatch: pytest.MonkeyPatch) -> None:
+    item = pod(core_v1.Volume(name="d", empty_dir=core_v1.EmptyDirVolumeSource()))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "chmod", _broken)
+        with pytest.raises(VolumeError):
+            await volumes.prepare(item, View())
+    path = Path((await volumes.prepare(item, View()))["d"].path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o777
+    path.chmod(0o700)  # what the pod makes of it stays
+    await volumes.prepare(item, View())
+    assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    assert [entry.name for entry in path.parent.iterdir()] == ["d"]
+
+
+def _broken(*_: object) -> None:
+    raise OSError("the disk is full")
+
+
+async def test_only_root_may_look_into_pods_directories(volumes: HostVolumes, tmp_path: Path) -> None:
+    await volumes.prepare(pod(core_v1.Volume(name="s", secret=core_v1.SecretVolumeSource(secret_name="keys"))),
+                          View(secret(k=b"1")))
+    assert stat.S_IMODE((tmp_path / "pods").stat().st_mode) & 0o007 == 0
+
 
 @given(st.lists(st.dictionaries(st.sampled_from(["a", "b", "dir/c", "dir/d", "e/f/g"]),
                                 st.binary(max_size=4).map(lambda data: File(data, 0o644))), max_size=5))
