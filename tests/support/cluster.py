@@ -8,12 +8,14 @@ namespace.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -82,6 +84,25 @@ class ClusterHandle:
         """Send a signal to master or agent; their supervisor starts them again."""
         os.kill(self.process(name), how)
 
+    def crash(self, *names: Literal["master", "agent"]) -> None:
+        """Kill master or agent with their supervisors: they stay away until `start`."""
+        for name in names:
+            child = self.process(name)
+            os.kill(int((self.directory / "run" / f"{name}.pid").read_text()), signal.SIGKILL)
+            os.kill(child, signal.SIGKILL)
+
+    def start(self) -> None:
+        """Start what does not run, and wait until master and node are ready."""
+        self.sampan(*up_arguments(self.engine))
+
+    def start_agent(self) -> None:
+        """Start the agent alone, as after a boot that the master has no part in."""
+        configuration = self.directory / "config" / "agent.yaml"
+        run, log = self.directory / "run" / "agent.pid", self.directory / "log" / "agent.log"
+        subprocess.Popen([*self.enter, sys.executable, "-m", "sampan.cli.supervisor", "--pidfile", run, "--log", log,
+                          "--", str(Path(SAMPAN).with_name("sampan-agent")), "--config", configuration],
+                         env=self.environment, stdin=subprocess.DEVNULL, start_new_session=True).returncode = 0
+
     def log(self, name: Literal["master", "agent"]) -> str:
         """The log so far."""
         return (self.directory / "log" / f"{name}.log").read_text()
@@ -121,16 +142,72 @@ def cluster_down(cluster: ClusterHandle) -> None:
 
 
 def leftovers(cluster: ClusterHandle) -> list[str]:
-    """What is on the node that belongs to pods: containers, links, rules, addresses, cgroups, mounts."""
+    """What is on the node that belongs to pods or to the agent: to be nothing once the cluster is down."""
     found = [f"container {line}" for line in cluster.docker("ps", "-a", "--format", "{{.Names}}").split()]
-    links = cluster.run("ip", "-o", "link").stdout
-    found += [f"link {name}" for name in re.findall(r"^\d+: ([^:@]+)", links, re.MULTILINE)
+    found += [f"link {name}" for name in links(cluster)
               if name not in ("lo", "docker0", "host0") and not name.startswith(("ip", "tunl", "sit", "gre", "erspan"))]
     rules = cluster.run("iptables-save").stdout
     found += [f"rule {line}" for line in rules.splitlines() if "SAMPAN" in line or "10.244." in line]
-    found += [f"mount {line.split()[4]}" for line in Path("/proc/self/mountinfo").read_text().splitlines()
-              if f"{cluster.directory}/data" in line]
-    return found
+    found += [f"cgroup {path}" for path in pod_cgroups(cluster)]
+    found += [f"lease {path.name}" for path in leases(cluster)]
+    found += [f"directory {path.name}" for path in pod_directories(cluster)]
+    return found + [f"mount {path}" for path in mounts(cluster)]
+
+
+def strays(cluster: ClusterHandle, uids: Collection[str]) -> list[str]:
+    """What is on the node of a running cluster that belongs to none of the pods with these UIDs, or twice to one."""
+    listed = cluster.docker("ps", "-a", "--no-trunc", "--filter", f"label=sampan.node={NODE}", "--format",
+                            '{{.ID}} {{.State}} {{.Label "io.kubernetes.pod.uid"}} '
+                            '{{.Label "io.kubernetes.container.name"}} {{.Names}}')
+    boxes = [line.split() for line in listed.splitlines()]
+    found = [f"container {box[4]}" for box in boxes if box[2] not in uids]
+    running = Counter((uid, name) for _, state, uid, name, _ in boxes if state == "running")
+    found += [f"{count} containers {name} of pod {uid}" for (uid, name), count in running.items() if count > 1]
+    sandboxes = {box[0] for box in boxes if box[1] == "running" and box[3] == "POD" and box[2] in uids}
+    ports = {f"smp{sandbox[:12]}" for sandbox in sandboxes}
+    found += [f"link {name}" for name in links(cluster) if re.fullmatch("smp[0-9a-f]{12}", name) and name not in ports]
+    owned = set()
+    for path in leases(cluster):
+        if json.loads(path.read_text())["sandbox"] in sandboxes:
+            owned.add(path.name)
+        else:
+            found.append(f"lease {path.name}")
+    targets = re.findall(r"-A SAMPAN-HOSTPORTS .*--to-destination ([0-9.]+):", cluster.run("iptables-save").stdout)
+    found += [f"rule to {address}" for address in targets if address not in owned]
+    found += [f"cgroup {path}" for path in pod_cgroups(cluster) if path.name.removeprefix("pod") not in uids]
+    found += [f"directory {path.name}" for path in pod_directories(cluster) if path.name not in uids]
+    found += [f"mount {path}" for path in mounts(cluster)
+              if not any(uid in path.parts for uid in uids)]
+    return found + [f"volume {name}" for name in cluster.docker("volume", "ls", "-q").split()]
+
+
+def links(cluster: ClusterHandle) -> list[str]:
+    """The node's network interfaces."""
+    return re.findall(r"^\d+: ([^:@]+)", cluster.run("ip", "-o", "link").stdout, re.MULTILINE)
+
+
+def leases(cluster: ClusterHandle) -> list[Path]:
+    """The files of addresses in use."""
+    folder = cluster.directory / "run" / "ipam" / "sampan"
+    return sorted(path for path in folder.glob("*") if re.fullmatch(r"[0-9.]+", path.name))
+
+
+def pod_cgroups(cluster: ClusterHandle) -> list[Path]:
+    """The pods' cgroups, in every hierarchy."""
+    root = f"{cluster.engine.cgroup_parent}-pods".lstrip("/")
+    found = [path for pattern in ("*", "*/*") for path in Path("/sys/fs/cgroup").glob(f"*/{root}/kubepods/{pattern}")]
+    return sorted(path for path in found if path.is_dir() and path.name.startswith("pod"))
+
+
+def pod_directories(cluster: ClusterHandle) -> list[Path]:
+    """The pods' directories."""
+    return sorted((cluster.directory / "data" / "agent" / "pods").glob("*"))
+
+
+def mounts(cluster: ClusterHandle) -> list[Path]:
+    """What is mounted below the cluster's data directory."""
+    points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    return [Path(point) for point in points if point.startswith(f"{cluster.directory}/data/")]
 
 
 def main() -> int:
