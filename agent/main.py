@@ -19,10 +19,10 @@ from agent.engine.docker import DockerEngine
 from agent.engine.infra import REFERENCE, ensure_infra_image
 from agent.engine.protocol import Engine, EngineError, EngineInfo
 from agent.images.puller import ImagePuller
-from agent.link.bootstrap import JoinError, JoinRequest, join_with_patience
 from agent.link.checkpoint import Checkpoint, CheckpointTooNew
 from agent.link.files import NodeFiles
 from agent.link.link import Link
+from agent.link.protocol import JoinError
 from agent.link.streams import AgentStreams, NamespaceConnector
 from agent.network import NetworkSetup
 from agent.node.facts import FactsError, HostFacts, health, host_facts, node_address
@@ -50,7 +50,6 @@ from sampan.loop.clock import Clock, SystemClock
 from sampan.loop.notify import Notifier
 from sampan.loop.settings import ConfigError
 from sampan.loop.tasks import supervise
-from sampan.pki.tokens import BootstrapToken
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +83,6 @@ class Agent:
         network = make_network(config, clock)
         volumes = make_volumes(config, clock)
         try:
-            await self._join(files)
             info = await self._engine_info(engine)
             facts, address = host_facts(), node_address(config.node_ip)
             link = Link(config.node_name, config.node_server, files, clock,
@@ -130,25 +128,6 @@ class Agent:
             files=PodFiles(config.root_dir / "pods"), clock=clock, infra_image=infra_image,
             memory_capacity=facts.memory, dns=DnsConfig(node=lambda: node_resolver(resolv_conf)),
             pod_pids_limit=config.pod_pids_limit, oom_floor=OomFloor(-1000 if may_lower_oom_scores() else 0))
-
-    async def _join(self, files: NodeFiles) -> None:
-        """Get an identity where there is none."""
-        config = self._config
-        if files.present():
-            return
-        if config.bootstrap_token_file is None or not config.server:
-            raise StartError("bootstrap-token-file: this node has not joined yet and needs a token and --server; "
-                             "`sampan up` makes one for the agent on the master's own host")
-        try:
-            words = config.bootstrap_token_file.read_text("utf-8").split()
-            token = BootstrapToken.parse(words[0] if words else "")
-        except (OSError, ValueError) as error:
-            raise StartError(f"bootstrap-token-file: {config.bootstrap_token_file}: {error}") from error
-        ca_hash = config.ca_hash or (words[1] if len(words) > 1 else "")
-        if not ca_hash:
-            raise StartError("ca-hash: needed to join; it stands after the token, or is given with --ca-hash")
-        files.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        await join_with_patience(JoinRequest(config.server, token, ca_hash, config.node_name), files, self._clock)
 
     async def _engine_info(self, engine: Engine) -> EngineInfo:
         """What the engine is, once it answers: an engine that is down is waited for."""
@@ -265,14 +244,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"sampan-agent: {error}", file=sys.stderr)
         return 2
     logs.setup(config.log_level)
+    files = NodeFiles(config.certificates)
+    joining = flags.command != "cleanup" and not files.present()
+
     async def command() -> None:
         with only_agent(config.run_dir):
             if flags.command == "cleanup":
                 await cleanup(config)
+            elif joining:
+                from agent.joining import join_cluster  # noqa: PLC0415 - see below
+
+                await join_cluster(config, files, SystemClock())
             else:
                 await Agent(config, SystemClock(), Notifier()).run()
 
-    return process.run(command, EXPECTED)
+    code = process.run(command, EXPECTED)
+    if joining and files.present():
+        # Start anew: what joining needs (an HTTP client, certificates) are 25 MB that would stay for ever.
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - our own command line
+    return code
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import msgspec
 from cryptography.hazmat.primitives import serialization
 
 from agent.link.files import NodeFiles
+from agent.link.protocol import JoinError
 from sampan.api import codec
 from sampan.api.errors import ApiError
 from sampan.api.resources import CERTIFICATESIGNINGREQUESTS as REQUESTS
@@ -42,10 +43,6 @@ REQUEST_TIMEOUT = 15.0
 MAX_SKEW = 120.0
 """Seconds that the two clocks may differ before certificates stop being valid at once."""
 _MARKER = b"-----END CERTIFICATE-----"
-
-
-class JoinError(Exception):
-    """The node cannot join; the message says why and what to do."""
 
 
 class Unreachable(JoinError):

@@ -12,19 +12,21 @@ import hashlib
 import logging
 import os
 from base64 import b64decode, b64encode
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from agent.link.view import Entry, View
 from sampan.api import codec, resources
 from sampan.loop.clock import Clock
 from sampan.nodeline import Key
 from sampan.pki.files import write_atomically
+
+if TYPE_CHECKING:  # 6 MB that a node without Secrets does not need
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +54,7 @@ class Checkpoint:
 
     def save(self, entries: Iterable[Entry]) -> None:
         """Replace the file; OSError where the disk refuses."""
-        cipher = AESGCM(self._key())
+        cipher = cache(self._cipher)
         lines = [msgspec.json.encode(_line(entry, cipher)) for entry in entries]
         header = {"format": FORMAT, "version": VERSION, "node": self._node, "objects": len(lines)}
         body = b"\n".join([msgspec.json.encode(header), *lines]) + b"\n"
@@ -88,10 +90,13 @@ class Checkpoint:
             raise _Corrupt("its checksum is wrong")
         if header.get("node") != self._node:
             raise _Corrupt(f"it is of node {header.get('node')!r}")
-        cipher = AESGCM(self._key())
+        cipher = cache(self._cipher)
         return [_object(_tree(line), cipher) for line in body.splitlines()[1:]]
 
-    def _key(self) -> bytes:
+    def _cipher(self) -> AESGCM:
+        """With the key beside the checkpoint, which is made with the first Secret."""
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415 - as above
+
         try:
             key = self._key_path.read_bytes()
         except FileNotFoundError:
@@ -99,29 +104,31 @@ class Checkpoint:
         if len(key) != _KEY_BYTES:
             key = AESGCM.generate_key(bit_length=_KEY_BYTES * 8)
             write_atomically(self._key_path, key, 0o600)
-        return key
+        return AESGCM(key)
 
 
 def _tree(line: bytes) -> dict[str, Any]:
     return msgspec.json.decode(line, type=dict[str, Any])
 
 
-def _line(entry: Entry, cipher: AESGCM) -> dict[str, Any]:
+def _line(entry: Entry, cipher: Callable[[], AESGCM]) -> dict[str, Any]:
     line: dict[str, Any] = {"key": list(entry.key), "uid": entry.uid, "revision": entry.revision}
     payload = codec.encode(entry.object)
     if entry.key.resource != resources.SECRETS.key:
         return line | {"object": msgspec.Raw(payload)}
     nonce = os.urandom(_NONCE)
-    return line | {"sealed": b64encode(nonce + cipher.encrypt(nonce, payload, str(entry.key).encode())).decode()}
+    return line | {"sealed": b64encode(nonce + cipher().encrypt(nonce, payload, str(entry.key).encode())).decode()}
 
 
-def _object(line: dict[str, Any], cipher: AESGCM) -> tuple[Key, str, str, bytes]:
+def _object(line: dict[str, Any], cipher: Callable[[], AESGCM]) -> tuple[Key, str, str, bytes]:
     key = Key(*line["key"])
     if "sealed" not in line:
         return key, line["uid"], line["revision"], msgspec.json.encode(line["object"])
+    from cryptography.exceptions import InvalidTag  # noqa: PLC0415 - as above
+
     sealed = b64decode(line["sealed"])
     try:
-        payload = cipher.decrypt(sealed[:_NONCE], sealed[_NONCE:], str(key).encode())
+        payload = cipher().decrypt(sealed[:_NONCE], sealed[_NONCE:], str(key).encode())
     except InvalidTag as error:
         raise _Corrupt(f"{key} was sealed with another key") from error
     return key, line["uid"], line["revision"], payload

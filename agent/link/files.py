@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from sampan.pki import ca
 from sampan.pki.files import write_atomically
+from sampan.pki.pair import CertificateError, KeyPair, validity
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,30 +35,30 @@ class NodeFiles:
         """Whether the node has joined."""
         return self.pair_path.exists() and self.ca_path.exists()
 
-    def pair(self) -> ca.KeyPair:
+    def pair(self) -> KeyPair:
         """Key and certificate; CertificateError where the file is damaged."""
         try:
             text = self.pair_path.read_bytes()
         except OSError as error:
-            raise ca.CertificateError(f"{self.pair_path}: {error.strerror}") from error
+            raise CertificateError(f"{self.pair_path}: {error.strerror}") from error
         marker = b"-----BEGIN CERTIFICATE-----"
         key, found, rest = text.partition(marker)
         if not found:
-            raise ca.CertificateError(f"{self.pair_path} holds no certificate")
-        return ca.KeyPair(found + rest, key)
+            raise CertificateError(f"{self.pair_path} holds no certificate")
+        return KeyPair(found + rest, key)
 
     def authority(self) -> bytes:
         """The CA certificate, PEM; CertificateError where it is not there."""
         try:
             return self.ca_path.read_bytes()
         except OSError as error:
-            raise ca.CertificateError(f"{self.ca_path}: {error.strerror}") from error
+            raise CertificateError(f"{self.ca_path}: {error.strerror}") from error
 
     def expires(self) -> datetime:
         """When the certificate ends."""
-        return ca.certificate_expiry(self.pair().certificate)
+        return validity(self.pair().certificate)[1]
 
-    def store(self, pair: ca.KeyPair, authority: bytes | None = None) -> None:
+    def store(self, pair: KeyPair, authority: bytes | None = None) -> None:
         """Write a new identity; OSError where the disk refuses."""
         if authority is not None:
             write_atomically(self.ca_path, authority, 0o644)
@@ -70,6 +70,8 @@ class NodeFiles:
         try:
             return self.pending_key_path.read_bytes()
         except FileNotFoundError:
+            from sampan.pki import ca  # noqa: PLC0415 - 8 MB that an agent with an identity does not need
+
             key = ca.new_key()
             write_atomically(self.pending_key_path, key, 0o600)
             return key

@@ -11,7 +11,6 @@ from typing import Any
 
 import grpc
 import grpc.aio
-from cryptography import x509
 
 from agent.link.checkpoint import Checkpoint, CheckpointWriter
 from agent.link.files import NodeFiles
@@ -24,7 +23,7 @@ from sampan.loop.clock import Clock
 from sampan.nodeline import CHANNEL_OPTIONS, GROUP, PROTOCOL_VERSION, USER_PREFIX, Key
 from sampan.pb import node_pb2, node_pb2_grpc
 from sampan.pb.node_pb2 import AgentMessage, Change, MasterMessage
-from sampan.pki import ca
+from sampan.pki.pair import CertificateError, KeyPair, validity
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +115,7 @@ class Link:
     def _credentials(self) -> grpc.ChannelCredentials:
         try:
             pair, authority = self._files.pair(), self._files.authority()
-        except ca.CertificateError as error:
+        except CertificateError as error:
             raise Disconnected(f"this node has no identity: {error}") from error
         return grpc.ssl_channel_credentials(authority, pair.key, pair.certificate)
 
@@ -128,7 +127,7 @@ class Link:
             try:
                 wait = _renewal(self._files.pair().certificate) - self._clock.now()
                 seconds = wait.total_seconds()
-            except ca.CertificateError:
+            except CertificateError:
                 seconds = 60.0
             if seconds > 0:
                 await self._clock.sleep(min(seconds, 3600.0))  # an hour: the wall clock may be set meanwhile
@@ -137,7 +136,7 @@ class Link:
             try:
                 await self._renew()
                 failures = 0
-            except (grpc.aio.AioRpcError, ca.CertificateError, OSError, Disconnected) as error:
+            except (grpc.aio.AioRpcError, CertificateError, OSError, Disconnected) as error:
                 failures += 1
                 why = error.details() if isinstance(error, grpc.aio.AioRpcError) else error
                 log.warning("the node's certificate ends %s and could not be renewed: %s", self._files.expires(), why)
@@ -145,14 +144,16 @@ class Link:
 
     async def _renew(self) -> None:
         """Get a certificate for a new key; the next connection uses it, the present one goes on."""
+        from sampan.pki import ca  # noqa: PLC0415 - 8 MB that are needed after months
+
         key = self._files.pending_key()
         request = ca.make_request(key, ca.Identity(USER_PREFIX + self._node, (GROUP,)))
         async with grpc.aio.secure_channel(self._servers[0], self._credentials(), options=CHANNEL_OPTIONS) as channel:
             stub = node_pb2_grpc.NodeServiceStub(channel)
             reply = await stub.Renew(node_pb2.RenewRequest(request=request), timeout=RENEW_TIMEOUT)
-        pair = ca.KeyPair(reply.certificate, key)
+        pair = KeyPair(reply.certificate, key)
         if not ca.belong_together(pair):
-            raise ca.CertificateError("the master sent a certificate of another key")
+            raise CertificateError("the master sent a certificate of another key")
         self._files.store(pair)
         log.info("the node's certificate has been renewed until %s", self._files.expires())
 
@@ -247,5 +248,5 @@ def _disconnected(error: Exception) -> Exception:
 
 def _renewal(certificate: bytes) -> datetime:
     """When to renew: after 70 % of the certificate's life (upstream's kubelet: between 70 and 90 %)."""
-    start, end = x509.load_pem_x509_certificate(certificate).not_valid_before_utc, ca.certificate_expiry(certificate)
+    start, end = validity(certificate)
     return start + (end - start) * 0.7

@@ -12,6 +12,10 @@ from sampan.api.types import coordination_v1, core_v1
 T = TypeVar("T", bound=Object)
 
 
+class JoinError(Exception):
+    """The node cannot join; the message says why and what to do."""
+
+
 class ClusterView(Protocol):
     """The objects that the master sent to this node: its pods, what they refer to, Services, the node map.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import signal
 from collections.abc import Awaitable, Callable
@@ -38,9 +37,10 @@ async def _until_signalled(work: Callable[[], Awaitable[None]]) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, task.cancel)
-    with contextlib.suppress(asyncio.CancelledError):
+    try:
         await work()
-    log.info("stopped")
+    except asyncio.CancelledError:
+        log.info("stopped")
 
 
 def _leaves(error: BaseException) -> list[BaseException]:

@@ -18,6 +18,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from sampan.pki.pair import CertificateError, KeyPair
+
+__all__ = ["CA_LIFETIME", "SLACK", "USAGES", "YEAR", "Authority", "CertificateError", "Identity", "KeyPair",
+           "belong_together", "certificate_expiry", "certificate_identity", "certificate_names", "make_request",
+           "new_key", "public_key_hash", "request_identity"]
+
 YEAR = timedelta(days=365)
 CA_LIFETIME = 10 * YEAR
 SLACK = timedelta(minutes=5)
@@ -26,18 +32,6 @@ USAGES = {
     "server auth": ExtendedKeyUsageOID.SERVER_AUTH,
     "client auth": ExtendedKeyUsageOID.CLIENT_AUTH,
 }
-
-
-class CertificateError(Exception):
-    """A certificate, key or request cannot be used; the message says which and why."""
-
-
-@dataclass(frozen=True, slots=True)
-class KeyPair:
-    """A certificate and its private key, both PEM."""
-
-    certificate: bytes
-    key: bytes
 
 
 @dataclass(frozen=True, slots=True)
