@@ -16,6 +16,9 @@ DEFAULT_CPU = 100
 DEFAULT_MEMORY = 200 * 1024 * 1024
 """What a container without requests counts for when nodes are scored, as upstream has it; the filter counts 0."""
 
+MOST = 1 << 53
+"""More than any node has of anything; larger amounts count as this, so that sums fit into a column of 64 bits."""
+
 
 @dataclass(frozen=True, slots=True)
 class HostPort:
@@ -33,7 +36,7 @@ class HostPort:
 
 def amount(resource: str, text: str) -> int:
     """A quantity as the number that is counted for that resource."""
-    return quantity.to_milli(text) if resource == "cpu" else quantity.to_int(text)
+    return min(MOST, quantity.to_milli(text) if resource == "cpu" else quantity.to_int(text))
 
 
 def amounts(resources: Mapping[str, str]) -> dict[str, int]:
@@ -64,7 +67,7 @@ def scoring_requests(pod: core_v1.Pod) -> tuple[int, int]:
         own = container_requests(container)
         cpu += own.get("cpu", DEFAULT_CPU)
         memory += own.get("memory", DEFAULT_MEMORY)
-    return cpu, memory
+    return min(MOST, cpu), min(MOST, memory)
 
 
 def container_requests(container: core_v1.Container) -> dict[str, int]:
@@ -84,7 +87,7 @@ def _sum(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     result: dict[str, int] = {}
     for part in parts:
         for name, value in part.items():
-            result[name] = result.get(name, 0) + value
+            result[name] = min(MOST, result.get(name, 0) + value)
     return result
 
 

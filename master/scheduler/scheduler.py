@@ -70,7 +70,13 @@ class Scheduler:
                     key = await self._queue.get()
                     await self._binds.acquire()
                     pod = self._schedulable(key)
-                    decision = decide(pod, self._cluster, self._rng) if pod else None
+                    try:
+                        decision = decide(pod, self._cluster, self._rng) if pod else None
+                    except Exception:  # whatever is odd about one pod, the others are to be placed
+                        log.exception("pod %s/%s cannot be placed", *key)
+                        self.stats.attempts["error"] += 1
+                        self._try_again(key)
+                        continue
                     if pod is None or decision is None:
                         self._finished(key)
                     elif decision.node:
@@ -94,6 +100,11 @@ class Scheduler:
         self._queue.done(key)
         self._binds.release()
 
+    def _try_again(self, key: Key) -> None:
+        self._queue.add_failed(key)
+        self._queue.done(key)
+        self._binds.release()
+
     async def _bind(self, key: Key, pod: core_v1.Pod, node: str) -> None:
         meta = pod.metadata
         binding: dict[str, Any] = {
@@ -108,9 +119,9 @@ class Scheduler:
             if not error.is_not_found:
                 log.info("binding %s/%s to %s: %s", meta.namespace, meta.name, node, error)
                 self._recorder.warning(pod, "FailedScheduling", f"binding rejected: {error}")
-                self._queue.add_failed(key)
-            self._queue.done(key)
-            self._binds.release()
+                self._try_again(key)
+                return
+            self._finished(key)
             return
         self.stats.attempts["scheduled"] += 1
         self._recorder.normal(pod, "Scheduled", f"Successfully assigned {meta.namespace}/{meta.name} to {node}")

@@ -4,9 +4,12 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import msgspec
+import pytest
 
+from master.scheduler import scheduler
 from master.scheduler.scheduler import Scheduler
 from sampan.api.resources import EVENTS, NODES, PODS
 from sampan.api.types import core_v1, meta_v1
@@ -35,9 +38,9 @@ async def running() -> AsyncIterator[tuple[FakeClient, FakeClock]]:
     client = FakeClient(clock)
     informers = InformerFactory(client, clock, rng=random.Random(1))
     recorder = EventRecorder(client, clock, "default-scheduler")
-    scheduler = Scheduler(client, informers, clock, recorder, random.Random(1))
+    part = Scheduler(client, informers, clock, recorder, random.Random(1))
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(part.run()) for part in (informers, recorder, scheduler)]
+        tasks = [group.create_task(run()) for run in (informers.run, recorder.run, part.run)]
         yield client, clock
         for task in tasks:
             task.cancel()
@@ -102,3 +105,30 @@ async def test_pods_of_other_schedulers_and_gated_ones_are_left_alone() -> None:
         await until(lambda found: bool(found.spec.node_name), client, "plain")
         assert not (await client.get(PODS, "other", "default")).spec.node_name
         assert not (await client.get(PODS, "gated", "default")).spec.node_name
+
+
+async def test_a_pod_that_asks_for_the_impossible_harms_no_other() -> None:
+    async with running() as (client, _):
+        await join(client, node("n1"))
+        for name, cpu in (("huge", "9999999999999999"), ("larger", "9E")):
+            await client.create(PODS, pod(name, cpu))
+            refused = await until(lambda found: bool(found.status.conditions), client, name)
+            assert "Insufficient cpu" in (refused.status.conditions[0].message or "")
+        await client.create(PODS, pod("web"))
+        await until(lambda found: found.spec.node_name == "n1", client, "web")
+
+
+async def test_a_fault_over_one_pod_harms_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    decide = scheduler.decide
+
+    def faulty(item: core_v1.Pod, *rest: Any) -> Any:
+        if item.metadata.name == "odd":
+            raise ValueError(item.metadata.name)
+        return decide(item, *rest)
+
+    monkeypatch.setattr(scheduler, "decide", faulty)
+    async with running() as (client, _):
+        await join(client, node("n1"))
+        await client.create(PODS, pod("odd"))
+        await client.create(PODS, pod("web"))
+        await until(lambda found: found.spec.node_name == "n1", client, "web")
