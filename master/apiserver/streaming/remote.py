@@ -36,6 +36,12 @@ WEBSOCKET_PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io", "v4.base64.chan
 SPDY_PROTOCOLS = ("v4.channel.k8s.io", "v3.channel.k8s.io", "v2.channel.k8s.io", "channel.k8s.io")
 STREAMS_TIMEOUT = 30.0
 """Seconds that a SPDY client has to open all its streams (upstream: 30)."""
+SETTLE = 0.02
+"""Seconds between the switch of protocols and the first output over a WebSocket.
+
+Go clients up to 1.33 start to read before they have made their streams, and throw away what comes in between ("Unknown
+stream id"). A kubelet's command only starts after the switch, which takes longer; here it may have written already.
+"""
 _CLOSE = 255
 
 
@@ -230,6 +236,7 @@ async def _over_websocket(request: web.BaseRequest, session: NodeStream, wanted:
     client = WebSocketClient(socket, protocol)
     try:
         await client.greet(STDOUT if wanted.stdout else STDERR if wanted.stderr else ERROR)
+        await asyncio.sleep(SETTLE)
         await interact(client, session)
     except ConnectionError:
         pass  # the client has gone: closing the session is all there is to do
