@@ -35,6 +35,7 @@ class PodManager:
         self._rng = rng or random.Random()  # noqa: S311 - jitter, no secret
         self._workers: dict[str, PodWorker] = {}
         self._unknown_since: dict[str, datetime] = {}
+        self._strangers: set[str] = set()  # pods with containers and without a worker, at the last list
         self._listed: datetime | None = None
         self._group: asyncio.TaskGroup
         self._look = asyncio.Event()
@@ -45,6 +46,7 @@ class PodManager:
         view = self._rooms.view
         await view.loaded()
         containers, asked = await self._list()
+        self._strangers = set(containers)
         async with asyncio.TaskGroup() as group:
             self._group = group
             view.subscribe(resources.PODS, self._pod_changed)
@@ -145,7 +147,8 @@ class PodManager:
         if worker := self._workers.get(new.metadata.uid):
             worker.update(new)
         else:
-            self._hire(PodWorker(self._rooms, new))
+            here = new.metadata.uid in self._strangers  # the checkpoint was older than the pod
+            self._hire(PodWorker(self._rooms, new, stale=here, has_volumes=here, has_cgroup=here))
 
     def _config_changed(self, old: core_v1.ConfigMap | core_v1.Secret | None,
                         new: core_v1.ConfigMap | core_v1.Secret | None) -> None:
@@ -181,6 +184,7 @@ class PodManager:
             containers, asked = await self._list()
             for uid, worker in list(self._workers.items()):
                 worker.see_all(containers.get(uid, ()), asked)
+            self._strangers = containers.keys() - self._workers.keys()
             if self._rooms.view.authoritative:
                 await self._reap(containers, asked, network=rounds % 5 == 0)
                 rounds += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime
 
 from agent.engine.protocol import Container, EngineError, NotFound
@@ -12,6 +13,8 @@ from agent.pods.rooms import Rooms
 
 LOG_LINES = 80
 LOG_BYTES = 2048
+LOG_SECONDS = 10.0
+"""How long the end of a log may take: it is only a message, and the pod waits for it."""
 
 
 class Observer:
@@ -63,8 +66,9 @@ class Observer:
             return text
         output = b""
         try:
-            async for line in self._rooms.engine.logs(box.id, tail=LOG_LINES):
-                output += line.data
-        except EngineError as error:
-            return f"Error reading the container's log: {error}"
+            async with asyncio.timeout(LOG_SECONDS):
+                async for line in self._rooms.engine.logs(box.id, tail=LOG_LINES):
+                    output += line.data
+        except (EngineError, TimeoutError) as error:
+            return f"Error reading the container's log: {str(error) or 'it takes too long'}"
         return output[-LOG_BYTES:].decode(errors="replace")

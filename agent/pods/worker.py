@@ -49,7 +49,9 @@ class PodWorker:
     """The life of one pod, by its UID."""
 
     def __init__(self, rooms: Rooms, pod: core_v1.Pod, containers: Iterable[Container] = (), *, orphan: bool = False,
-                 has_volumes: bool = False, has_cgroup: bool = False, as_of: datetime | None = None) -> None:
+                 has_volumes: bool = False, has_cgroup: bool = False, as_of: datetime | None = None,
+                 stale: bool = False) -> None:
+        """`containers` are those that it has, as of then; `stale`: it may have others, and looks before it begins."""
         self._rooms = rooms
         self._desired = Desired(pod, orphan=orphan)
         self._status = pod.status
@@ -59,6 +61,7 @@ class PodWorker:
         self._memory.volumes_exist = has_volumes
         self._memory.cgroup_exists = has_cgroup
         self._memory.see_all(containers, as_of or rooms.clock.now())
+        self._memory.stale = stale
         self._observer = Observer(rooms, self._memory, pod.metadata.uid)
         self._actions = Actions(rooms, self._memory, self._observer, lambda: self._desired, self._tell_terminated)
         self._wake = asyncio.Event()
@@ -133,6 +136,7 @@ class PodWorker:
             self._group = group
             self._tasks.clear()
             self._probes.clear()
+            self._memory.killing.clear()  # who was at it has been cancelled with the last run
             while not await self._turn():
                 await self._sleep()
             for task in (*self._tasks.values(), *self._probes.values()):

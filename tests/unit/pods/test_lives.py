@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
-from agent.engine.protocol import EngineError
-from agent.pods import labels
+from agent.engine.protocol import Container, EngineError, EngineEvent, LogLine
+from agent.pods import labels, observe
 from agent.probes.protocol import ProbeResult
 from netplugin.protocol import NetworkError
 from sampan.api import resources
@@ -599,3 +600,77 @@ async def test_a_sandbox_that_lost_its_link_is_connected_again(world: World) -> 
         await world.settle()
         assert world.network.calls == [("attach", sandbox.id)]
         assert world.status(pod) == before
+
+
+async def test_a_worker_that_failed_while_it_stopped_a_container_stops_it_again(
+        world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with world.agent() as manager:
+        world.view.confirm()
+        pod = world.create(make_pod())
+        await world.settle()
+        app = await world.running("app")
+        with monkeypatch.context() as patch:
+            patch.setattr(world.engine, "stop", _for_ever)
+            world.delete(pod)
+            await world.settle()
+            assert world.reports.messages("Killing") == ["Stopping container app"]
+            patch.setattr("agent.pods.worker.next_step", _fault)
+            manager._workers[pod.metadata.uid].hear(EngineEvent("oom", app.id, {}, world.clock.now()))
+            await world.settle()
+        await world.advance(60)
+        assert await world.empty()
+
+
+async def _for_ever(*_: object) -> None:
+    await asyncio.Event().wait()
+
+
+def _fault(*_: object) -> None:
+    raise ValueError("a fault of ours")
+
+
+async def test_a_log_that_never_ends_does_not_keep_a_pod_from_its_restart(
+        world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def logs(*_: object, **__: object) -> AsyncIterator[LogLine]:
+        await asyncio.Event().wait()
+        yield LogLine("stdout", "", b"")
+
+    monkeypatch.setattr(world.engine, "logs", logs)
+    monkeypatch.setattr(observe, "LOG_SECONDS", 0)
+    async with world.agent():
+        pod = world.create(make_pod(containers=[{"name": "app", "image": "app:1", "command": ["pause"],
+                                                 "terminationMessagePolicy": "FallbackToLogsOnError"}]))
+        await world.settle()
+        world.engine.exit((await world.running("app")).id, 1)
+        await world.settle()
+        await world.advance(60)
+        assert world.status(pod).container_statuses[0].restart_count == 1
+
+
+async def test_a_pod_that_the_checkpoint_missed_keeps_its_containers(
+        world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    look = world.engine.list
+
+    async def slowly(wanted: Mapping[str, str]) -> Sequence[Container]:
+        await world.clock.sleep(0.1)
+        return await look(wanted)
+
+    async with world.agent():
+        pod = world.create(make_pod())
+        await world.settle()
+        for _ in range(2):
+            world.engine.exit((await world.running("app")).id, 1)
+            await world.advance(30)
+        before = await world.running("app")
+    known = world.view.objects[resources.PODS.key].pop(("default", "web"))
+    monkeypatch.setattr(world.engine, "list", slowly)
+    async with world.agent():
+        await world.advance(0.1)
+        world.view.put(resources.PODS, known)
+        world.view.confirm()
+        await world.settle()
+        await world.advance(1)
+        monkeypatch.undo()
+        assert (await world.running("app")).id == before.id
+        assert len([box for box in await world.boxes("POD") if box.running]) == 1
+        assert world.status(pod).container_statuses[0].restart_count == 2

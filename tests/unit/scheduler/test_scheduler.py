@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from master.scheduler import scheduler
+from master.scheduler.decide import decide
 from master.scheduler.scheduler import Scheduler
 from sampan.api.resources import EVENTS, NODES, PODS
 from sampan.api.types import core_v1, meta_v1
@@ -119,8 +120,6 @@ async def test_a_pod_that_asks_for_the_impossible_harms_no_other() -> None:
 
 
 async def test_a_fault_over_one_pod_harms_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    decide = scheduler.decide
-
     def faulty(item: core_v1.Pod, *rest: Any) -> Any:
         if item.metadata.name == "odd":
             raise ValueError(item.metadata.name)
