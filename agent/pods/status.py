@@ -18,6 +18,7 @@ from agent.pods.resources import qos_class
 from sampan.api.times import Time
 from sampan.api.types import core_v1
 
+ENDED = ("Succeeded", "Failed")
 TERMINATED, RUNNING, WAITING = "terminated", "running", "waiting"
 
 
@@ -38,10 +39,13 @@ def make_status(at: Situation) -> core_v1.PodStatus:
     init = [_container_status(at, container, init=True) for container in pod.spec.init_containers]
     apps = [_container_status(at, container, init=False) for container in pod.spec.containers]
     ended = stopping(at.desired, at.observed) and not at.observed.running()
-    phase = at.old.phase if at.old.phase in ("Succeeded", "Failed") else pod_phase(pod.spec, init, apps, ended=ended)
+    phase = at.old.phase if at.old.phase in ENDED else pod_phase(pod.spec, init, apps, ended=ended)
     reason, message = at.old.reason, at.old.message
     if at.desired.over:
         phase, (reason, message) = "Failed", at.desired.over
+    if phase in ENDED and at.old.phase not in ENDED and at.observed.running():
+        # A pod is over when nothing of it runs any more: what it used is free then (sidecars and the like end first).
+        phase, reason, message = at.old.phase, at.old.reason, at.old.message
     phase = phase or "Pending"
     ip = _address(at, phase)
     status = core_v1.PodStatus(
@@ -223,7 +227,7 @@ def _address(at: Situation, phase: str) -> str:
         if connection and sandbox.id not in at.observed.detached:
             return connection.ip
     still_unknown = at.observed.sandbox is not None and at.observed.sandbox.state == "running"
-    return at.old.pod_ip or "" if phase in ("Succeeded", "Failed") or still_unknown else ""
+    return at.old.pod_ip or "" if phase in ENDED or still_unknown else ""
 
 
 def _begun(at: Situation) -> Time:
