@@ -113,7 +113,7 @@ def main() -> int:
     arguments = parser.parse_args()
     where = place.find(arguments)
     if where is None:
-        return place.run_in_own()
+        return place.run_in_own(time_up=True)
     uvloop.run(measure(where, arguments.pods, arguments.seconds))
     return 0
 

@@ -11,12 +11,20 @@ from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    from tests.support import cluster
+
+UPS = 3
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -55,16 +63,32 @@ def find(arguments: argparse.Namespace) -> Place | None:
     return Place(arguments.kubeconfig, arguments.docker_host, arguments.image, arguments.run_dir)
 
 
-def run_in_own() -> int:
-    """Bring a cluster up, run this program again inside it with the same options, and take the cluster away."""
+def run_in_own(*, time_up: bool = False) -> int:
+    """Bring a cluster up, run this program again inside it with the same options, and take the cluster away.
+
+    `time_up`: first take it down and up again, and tell how long `sampan up` takes to a Ready node.
+    """
     sys.path.insert(0, str(ROOT))
     from tests.support import cluster, engine  # noqa: PLC0415 - not needed, and not installed, on users' hosts
 
     with tempfile.TemporaryDirectory(prefix="b") as directory:
         own = cluster.cluster_up(Path(directory) / "c")
         try:
+            if time_up:
+                _time_up(own, cluster.up_arguments(own.engine))
             command = [*own.enter, sys.executable, *sys.argv, "--kubeconfig", str(own.kubeconfig), "--docker-host",
                        own.engine.docker_host, "--image", engine.IMAGE, "--run-dir", str(own.directory / "run")]
             return subprocess.run(command, env={**os.environ, **own.environment}, check=False).returncode
         finally:
             cluster.cluster_down(own)
+
+
+def _time_up(own: cluster.ClusterHandle, arguments: Sequence[str]) -> None:
+    took = []
+    for _ in range(UPS):
+        own.sampan("down", "--purge")
+        begun = time.perf_counter()
+        own.sampan(*arguments)
+        took.append(time.perf_counter() - begun)
+    print(f"sampan up to a Ready node: {statistics.median(took):.1f} s, the median of {UPS}   (aim: at most 5)",
+          flush=True)
