@@ -210,6 +210,9 @@ class NodeReports:
         """The event has happened again: write its new count; False where the earlier one has expired."""
         try:
             old = await self._client.get(EVENTS, event.metadata.name, event.metadata.namespace)
+            if (old.involved_object.kind, old.involved_object.uid) != (
+                    event.involved_object.kind, event.involved_object.uid):
+                raise _forbidden(EVENTS, event.metadata.name, "that event is about something else")
             await self._client.update(EVENTS, replace(event, metadata=old.metadata))
         except ApiError as error:
             if error.is_not_found:

@@ -106,16 +106,21 @@ class NodeStreams:
         request.id = secrets.token_urlsafe(16)
         future: asyncio.Future[NodeStream] = asyncio.get_running_loop().create_future()
         self._waiting[request.id] = node, future
+        taken = False
         try:
             if not self._ask(node, request):
                 raise internal_error(f'error dialing backend: the agent of node "{node}" is not connected')
             async with asyncio.timeout(self._timeout):
-                return await future
+                session = await future
+            taken = True
+            return session
         except TimeoutError as error:
             raise internal_error(
                 f'error dialing backend: node "{node}" did not answer within {self._timeout:.0f} s') from error
         finally:
             self._waiting.pop(request.id, None)
+            if not taken and future.done() and not future.cancelled() and not future.exception():
+                await future.result().close()  # it has begun in the very moment in which the client left
 
     async def serve(self, who: NodeIdentity, context: Any) -> None:
         """An agent's Stream call, for as long as the session lasts; Refused where nobody asked for it."""

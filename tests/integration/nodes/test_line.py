@@ -245,6 +245,11 @@ async def test_a_node_may_not_touch_what_is_not_its_own(master: Master, tmp_path
                             event("x", "Pod", "nowhere", "some-uid")):
             link.reports.event(wrong_event)
             await refused(link, master)
+        mine = client.put(pod("a", "n1"))
+        client.put(event("b.1", "Pod", "b", foreign.metadata.uid))
+        await until(lambda: link.view.get(PODS, "a", "default"))
+        link.reports.event(replace(event("b.1", "Pod", "a", mine.metadata.uid), count=2))
+        await refused(link, master)
 
 
 async def test_a_node_report_moves_no_pod_and_changes_no_spec(master: Master, tmp_path: Path) -> None:
