@@ -108,7 +108,7 @@ class NodeNetwork:
         self._new = {sandbox: since for sandbox, since in self._new.items() if now - since < _NEW}
         keep = {*live, *self._new}
         for lease in await self._blocking(self._ipam.leases):
-            if lease.sandbox_id not in keep:
+            if lease.sandbox_id not in keep and lease.sandbox_id not in self._new:
                 log.info("releasing %s: sandbox %s of pod %s/%s is gone", lease.ip, lease.sandbox_id[:12],
                          lease.namespace, lease.name)
                 await self.detach(lease.sandbox_id)

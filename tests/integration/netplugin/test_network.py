@@ -8,12 +8,13 @@ import json
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from netplugin import names
+from netplugin.ipam import Lease
 from netplugin.kernel import dump
 from netplugin.network import NodeNetwork
 from netplugin.protocol import AddressesExhausted, HostPort, NetworkError, Sandbox
@@ -261,6 +262,21 @@ async def test_reconcile_releases_what_no_sandbox_has(tmp_path: Path, pids: list
     assert [name for name in ip("-br link").split() if name.startswith("smp")] == [f"{kept.interface}@if2"]
     assert lost.ip not in run(["iptables-save"])
     await after.close()
+
+
+async def test_reconcile_spares_what_is_attached_meanwhile(
+        network: NodeNetwork, pids: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    box, loop = sandbox(1, pids[0]), asyncio.get_running_loop()
+    read = network._ipam.leases
+
+    def leases() -> Sequence[Lease]:
+        monkeypatch.setattr(network._ipam, "leases", read)
+        asyncio.run_coroutine_threadsafe(network.attach(box), loop).result(20)
+        return read()
+
+    monkeypatch.setattr(network._ipam, "leases", leases)
+    await network.reconcile([])
+    assert await network.attachment(box.id) is not None
 
 
 async def test_what_others_delete_comes_back(network: NodeNetwork, pids: list[int], outside: int) -> None:
