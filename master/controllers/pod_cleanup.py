@@ -57,6 +57,7 @@ class PodGarbageCollector(Controller[str]):
             return
         for pod in pods:
             await self._remove(pod)
+        self._missing.pop(key, None)
 
     async def _exists(self, name: str) -> bool:
         try:

@@ -187,6 +187,9 @@ async def test_pods_of_a_node_that_is_gone_are_removed_after_a_while() -> None:
         assert len(await world.pods()) == 2
         await look(world, 15)
         assert [item.metadata.name for item in await world.pods()] == ["elsewhere"]
+        world.client.put(pod("late", node="n1"))
+        await look(world, 30)
+        assert len(await world.pods()) == 2, "the node may come back: a quarantine of its own"
 
 
 async def test_taints_evict() -> None:
