@@ -21,8 +21,8 @@ BATCH = 200
 """Events that are looked at before others get their turn."""
 
 
-def last_seen(event: Tree) -> datetime | None:
-    """When an event happened last; None where it says nothing that can be read."""
+def last_seen(event: Tree, latest: datetime) -> datetime | None:
+    """When an event happened last; None where it says nothing that can be believed: nothing is after `latest`."""
     series = event.get("series") or {}
     metadata = event.get("metadata") or {}
     times = []
@@ -32,7 +32,7 @@ def last_seen(event: Tree) -> datetime | None:
             times.append(MicroTime.parse(text or ""))
         except ValueError:
             continue
-    return max(times, default=None)
+    return max((time for time in times if time <= latest), default=None)
 
 
 class EventExpiry:
@@ -54,12 +54,12 @@ class EventExpiry:
     async def expire(self) -> int:
         """Delete what is too old; tells how many."""
         listing = await self._served.cache.list(revision="0")
-        limit, count = self._registry.clock.now() - LIFETIME, 0
+        now, count = self._registry.clock.now(), 0
         for index, entry in enumerate(listing.entries):
             if index % BATCH == BATCH - 1:
                 await self._registry.clock.sleep(0)
-            seen = last_seen(entry.decode())
-            if seen is not None and seen > limit:
+            seen = last_seen(entry.decode(), now + LIFETIME)  # clocks may differ a little, but not for ever
+            if seen is not None and seen > now - LIFETIME:
                 continue
             try:
                 await self._registry.store.delete(keys.key(EVENTS, entry.namespace, entry.name),
