@@ -45,7 +45,7 @@ def make_status(at: Situation) -> core_v1.PodStatus:
         phase, (reason, message) = "Failed", at.desired.over
     if phase in ENDED and at.old.phase not in ENDED and at.observed.running():
         # A pod is over when nothing of it runs any more: what it used is free then (sidecars and the like end first).
-        phase, reason, message = at.old.phase, at.old.reason, at.old.message
+        phase, reason, message = at.old.phase or "Pending", at.old.reason, at.old.message
     phase = phase or "Pending"
     ip = _address(at, phase)
     status = core_v1.PodStatus(
