@@ -123,6 +123,12 @@ def sandbox_ready(observed: Observed) -> bool:
             and sandbox_usable(observed))
 
 
+def _has_run(status: core_v1.ContainerStatus) -> bool:
+    """Whether the container that was reported was started; one that waits in a sandbox which never came was not."""
+    waiting = status.state.waiting if status.state else None
+    return waiting is None or waiting.reason not in ("ContainerCreating", "PodInitializing")
+
+
 class _Plan:
     """One look at one pod. `wake` becomes the earliest time at which the answer may change by itself."""
 
@@ -172,6 +178,8 @@ class _Plan:
             return None
         if dead.state != "exited" or dead.id not in self.observed.detached:
             return self._offer(steps.StopSandbox(dead.id))
+        if dead.failed_to_start:  # it never was a sandbox: tried again, not replaced, and not kept
+            return self._offer(steps.RemoveContainers((dead.id,)))
         return self._offer(steps.CreateSandbox(dead.number + 1))
 
     def _anything_to_start(self) -> bool:
@@ -280,7 +288,7 @@ class _Plan:
         status = self.pod.status
         for known in (*status.container_statuses, *status.init_container_statuses):
             if known.name == name and known.container_id:
-                return known.restart_count + 1
+                return known.restart_count + (1 if _has_run(known) else 0)
         return 0
 
     def _tidy(self) -> steps.Step | None:
