@@ -25,7 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = Path(os.environ.get("SAMPAN_VM_CACHE", "/var/tmp/sampan-vm"))
 PACKAGES = ("systemd-sysv", "dbus", "udev", "kmod", "iproute2", "iptables", "conntrack", "python3", "docker.io",
-            "busybox-static", "linux-image-cloud-amd64", "procps", "ca-certificates")
+            "busybox-static", "linux-image-cloud-amd64", "procps", "ca-certificates", "apparmor")
 PROJECT = ("sampan", "master", "agent", "netplugin")
 DISK_MIB = 3072
 MEMORY_MIB = 2048
@@ -166,6 +166,8 @@ class Vm:
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._pending = b""
+        self.api_port = _free_port()
+        """A port of this host's loopback that leads to the machine's port 6443."""
         self.output = folder / "output.log"
         """What the machine writes to OUTPUT is appended here at once, so that it outlives a power cut."""
 
@@ -184,7 +186,8 @@ class Vm:
             "-device", "virtserialport,chardev=c0,name=sampan.test",
             "-chardev", f"file,id=c1,path={self.output},append=on",
             "-device", "virtserialport,chardev=c1,name=sampan.out",
-            "-device", "virtio-rng-pci", "-netdev", "user,id=n0,restrict=on", "-device", "virtio-net-pci,netdev=n0"]
+            "-device", "virtio-rng-pci", "-device", "virtio-net-pci,netdev=n0",
+            "-netdev", f"user,id=n0,restrict=on,hostfwd=tcp:127.0.0.1:{self.api_port}-:6443"]
         with (self._folder / "qemu.log").open("wb") as log:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log)
         self._connect(port, time.monotonic() + timeout)
@@ -272,6 +275,12 @@ class Vm:
         if self._socket is not None:
             self._socket.close()
         self._socket, self._pending = None, b""
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _run(*command: str, timeout: float = 60) -> None:
