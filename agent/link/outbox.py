@@ -22,7 +22,7 @@ Readiness = tuple[str | None, dict[str, str]]
 EVENT_AGE = 600.0
 """Seconds after which an event that could not be delivered is dropped."""
 EVENT_COUNT = 1000
-GATHER = 0.3
+GATHER = 1.0
 """Seconds that a pod's status waits for the next where it changes nothing that others wait for."""
 _IN_FLIGHT = 64
 _TEMPORARY = frozenset((409, 429, 500, 502, 503, 504))
