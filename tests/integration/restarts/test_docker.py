@@ -61,9 +61,13 @@ def containers(space: Space) -> dict[str, Any]:
 
 
 def again(space: Space) -> None:
-    """Wait until all that run have been restarted once and work."""
+    """Wait until all that run have been restarted and work.
+
+    An engine that is stopped ends its containers one after the other. The agent may start one again while the
+    pod's infra container still runs; that start then fails and counts too.
+    """
     for name in ("one", "two", "host"):
-        seen = space.until(name, "runs again", lambda pod: is_ready(pod) and restarts(pod) == 1, 90)
+        seen = space.until(name, "runs again", lambda pod: is_ready(pod) and restarts(pod) in (1, 2), 90)
         assert terminated(seen, last=True)["exitCode"] is not None
         assert len(space.boxes(name)) == len(space.boxes(name, "POD")) == 1
     done = space.phase("done", "Succeeded")
