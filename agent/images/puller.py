@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from weakref import WeakValueDictionary
 
 from agent.engine.protocol import Engine, EngineError, EngineUnavailable, Image
 from agent.images.credentials import pull_credentials
@@ -48,7 +49,7 @@ class ImagePuller:
         self._view = view
         self._clock = clock
         self._slots = asyncio.Semaphore(parallel)
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._local: dict[str, Image] = {}
         self._backoffs: dict[tuple[str, str], _Backoff] = {}
         self._pulled = pulled
@@ -115,7 +116,8 @@ class ImagePuller:
         tell("Normal", "Pulling", f'Pulling image "{name}"')
         asked = self._clock.monotonic()
         try:
-            async with self._locks.setdefault(reference.pullable, asyncio.Lock()), self._slots:
+            one_by_one = self._locks.setdefault(reference.pullable, asyncio.Lock())
+            async with one_by_one, self._slots:
                 begun = self._clock.monotonic()
                 image = await self._fetch(pod, reference, tell)
         except EngineUnavailable:

@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import logging
 import os
+import threading
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
@@ -143,6 +144,7 @@ class CheckpointWriter:
         self._view = view
         self._clock = clock
         self._delay = delay
+        self._turn = threading.Lock()  # a save that outlives its cancellation comes before the last one
 
     async def run(self) -> None:
         """Until cancelled; what has changed by then is saved once more."""
@@ -167,7 +169,8 @@ class CheckpointWriter:
 
     def _try_to_save(self, entries: Sequence[Entry]) -> bool:
         try:
-            self._checkpoint.save(entries)
+            with self._turn:
+                self._checkpoint.save(entries)
         except OSError as error:
             log.warning("the checkpoint could not be saved: %s", error)
             return False
