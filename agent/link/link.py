@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from agent.link.authority import LinkAuthority
 from agent.link.checkpoint import Checkpoint, CheckpointWriter
 from agent.link.files import NodeFiles
 from agent.link.outbox import Outbox
@@ -66,6 +67,9 @@ class Link:
         self._streams = streams
         self._backoff = backoff or Backoff(initial=0.2, maximum=10.0, jitter=0.5)
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, keeps no secret
+        self._stub: node_pb2_grpc.NodeServiceStub | None = None
+        self.authority = LinkAuthority(lambda: self._stub, clock)
+        """Asks the master over the present connection."""
 
     def serve_streams(self, streams: AgentStreams) -> None:
         """Who answers when the master asks for exec, logs and the like; for wirings that make it after the link."""
@@ -106,11 +110,13 @@ class Link:
     async def _connect(self, server: str) -> None:
         """One connection from dialling to its end, which is always Disconnected."""
         async with grpc.aio.secure_channel(server, self._credentials(), options=CHANNEL_OPTIONS) as channel:
-            stub = node_pb2_grpc.NodeServiceStub(channel)
+            self._stub = node_pb2_grpc.NodeServiceStub(channel)
             try:
-                await _Connection(self, stub, self._streams).run()
+                await _Connection(self, self._stub, self._streams).run()
             except (ExceptionGroup, grpc.aio.AioRpcError) as error:
                 raise _disconnected(error) from None
+            finally:
+                self._stub = None
 
     def _credentials(self) -> grpc.ChannelCredentials:
         try:

@@ -302,3 +302,63 @@ class RenewReply(_message.Message):
     CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
     certificate: bytes
     def __init__(self, certificate: _Optional[bytes] = ...) -> None: ...
+
+class ReviewRequest(_message.Message):
+    __slots__ = ("token", "certificate", "verb", "subresource", "path")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    VERB_FIELD_NUMBER: _ClassVar[int]
+    SUBRESOURCE_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    token: str
+    certificate: CertifiedUser
+    verb: str
+    subresource: str
+    path: str
+    def __init__(self, token: _Optional[str] = ..., certificate: _Optional[_Union[CertifiedUser, _Mapping]] = ..., verb: _Optional[str] = ..., subresource: _Optional[str] = ..., path: _Optional[str] = ...) -> None: ...
+
+class CertifiedUser(_message.Message):
+    __slots__ = ("name", "groups")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    groups: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., groups: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ReviewReply(_message.Message):
+    __slots__ = ("authenticated", "allowed", "user", "groups", "reason", "cache_seconds")
+    AUTHENTICATED_FIELD_NUMBER: _ClassVar[int]
+    ALLOWED_FIELD_NUMBER: _ClassVar[int]
+    USER_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    CACHE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    authenticated: bool
+    allowed: bool
+    user: str
+    groups: _containers.RepeatedScalarFieldContainer[str]
+    reason: str
+    cache_seconds: int
+    def __init__(self, authenticated: _Optional[bool] = ..., allowed: _Optional[bool] = ..., user: _Optional[str] = ..., groups: _Optional[_Iterable[str]] = ..., reason: _Optional[str] = ..., cache_seconds: _Optional[int] = ...) -> None: ...
+
+class IssueTokenRequest(_message.Message):
+    __slots__ = ("pod", "service_account", "audiences", "expiration_seconds")
+    POD_FIELD_NUMBER: _ClassVar[int]
+    SERVICE_ACCOUNT_FIELD_NUMBER: _ClassVar[int]
+    AUDIENCES_FIELD_NUMBER: _ClassVar[int]
+    EXPIRATION_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    pod: PodRef
+    service_account: str
+    audiences: _containers.RepeatedScalarFieldContainer[str]
+    expiration_seconds: int
+    def __init__(self, pod: _Optional[_Union[PodRef, _Mapping]] = ..., service_account: _Optional[str] = ..., audiences: _Optional[_Iterable[str]] = ..., expiration_seconds: _Optional[int] = ...) -> None: ...
+
+class IssueTokenReply(_message.Message):
+    __slots__ = ("token", "issued", "expires")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    ISSUED_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_FIELD_NUMBER: _ClassVar[int]
+    token: str
+    issued: int
+    expires: int
+    def __init__(self, token: _Optional[str] = ..., issued: _Optional[int] = ..., expires: _Optional[int] = ...) -> None: ...

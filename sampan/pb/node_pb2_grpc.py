@@ -49,6 +49,16 @@ class NodeServiceStub:
                 request_serializer=sampan_dot_pb_dot_node__pb2.RenewRequest.SerializeToString,
                 response_deserializer=sampan_dot_pb_dot_node__pb2.RenewReply.FromString,
                 _registered_method=True)
+        self.Review = channel.unary_unary(
+                '/sampan.node.v1.NodeService/Review',
+                request_serializer=sampan_dot_pb_dot_node__pb2.ReviewRequest.SerializeToString,
+                response_deserializer=sampan_dot_pb_dot_node__pb2.ReviewReply.FromString,
+                _registered_method=True)
+        self.IssueToken = channel.unary_unary(
+                '/sampan.node.v1.NodeService/IssueToken',
+                request_serializer=sampan_dot_pb_dot_node__pb2.IssueTokenRequest.SerializeToString,
+                response_deserializer=sampan_dot_pb_dot_node__pb2.IssueTokenReply.FromString,
+                _registered_method=True)
 
 
 class NodeServiceServicer:
@@ -78,6 +88,21 @@ class NodeServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Review(self, request, context):
+        """May a caller of the agent's own port do what it asks? What upstream's kubelet asks by TokenReview and
+        SubjectAccessReview, in one call. Always about the node that asks.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def IssueToken(self, request, context):
+        """A ServiceAccount's token for a pod that is bound to the node that asks.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NodeServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -95,6 +120,16 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     servicer.Renew,
                     request_deserializer=sampan_dot_pb_dot_node__pb2.RenewRequest.FromString,
                     response_serializer=sampan_dot_pb_dot_node__pb2.RenewReply.SerializeToString,
+            ),
+            'Review': grpc.unary_unary_rpc_method_handler(
+                    servicer.Review,
+                    request_deserializer=sampan_dot_pb_dot_node__pb2.ReviewRequest.FromString,
+                    response_serializer=sampan_dot_pb_dot_node__pb2.ReviewReply.SerializeToString,
+            ),
+            'IssueToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.IssueToken,
+                    request_deserializer=sampan_dot_pb_dot_node__pb2.IssueTokenRequest.FromString,
+                    response_serializer=sampan_dot_pb_dot_node__pb2.IssueTokenReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -178,6 +213,60 @@ class NodeService:
             '/sampan.node.v1.NodeService/Renew',
             sampan_dot_pb_dot_node__pb2.RenewRequest.SerializeToString,
             sampan_dot_pb_dot_node__pb2.RenewReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Review(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sampan.node.v1.NodeService/Review',
+            sampan_dot_pb_dot_node__pb2.ReviewRequest.SerializeToString,
+            sampan_dot_pb_dot_node__pb2.ReviewReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def IssueToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sampan.node.v1.NodeService/IssueToken',
+            sampan_dot_pb_dot_node__pb2.IssueTokenRequest.SerializeToString,
+            sampan_dot_pb_dot_node__pb2.IssueTokenReply.FromString,
             options,
             channel_credentials,
             insecure,
