@@ -255,12 +255,15 @@ class Actions:
                       volumes: Mapping[str, PreparedVolume], message_file: str) -> list[Mount]:
         """The volumes' mounts, then the pod's own files where no volume stands in their place."""
         mounts = []
-        for mount in container.volume_mounts:
+        for number, mount in enumerate(container.volume_mounts):
             volume = volumes.get(mount.name)
             if volume is None:
                 raise ConfigFailure(f'volume "{mount.name}" is not known')
             path = expand(mount.sub_path_expr, variables) if mount.sub_path_expr else mount.sub_path or ""
-            source = await self._rooms.volumes.subpath(volume, path) if path else volume.path
+            source = volume.path
+            if path:
+                source = await self._rooms.volumes.subpath(
+                    self._pod.metadata.uid, f"{mount.name}/{container.name}/{number}", volume, path)
             mounts.append(volume_mount(mount, source, read_only=volume.read_only))
         pod, files = self._pod, self._rooms.files
         connection = next(iter(self._memory.connections.values()), None)

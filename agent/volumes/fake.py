@@ -29,7 +29,7 @@ class FakeVolumes:
         """Remember the pod's UID."""
         self.refreshed.append(pod.metadata.uid)
 
-    async def subpath(self, volume: PreparedVolume, path: str) -> str:
+    async def subpath(self, uid: str, place: str, volume: PreparedVolume, path: str) -> str:
         """Below the volume's path."""
         return f"{volume.path}/{path}"
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from agent.link.protocol import ClusterView
-from agent.volumes import atomic, hostpath, payload
+from agent.volumes import atomic, hostpath, payload, subpath
 from agent.volumes.mounts import Mounter, MountError
 from agent.volumes.protocol import PreparedVolume, VolumeError
 from sampan.api import quantity
@@ -56,9 +56,18 @@ class HostVolumes:
                 log.info("pod %s/%s: volume %s keeps its old content: %s", pod.metadata.namespace, pod.metadata.name,
                          volume.name, error)
 
-    async def subpath(self, volume: PreparedVolume, path: str) -> str:
-        """A path within the volume, made as a directory where nothing is there."""
-        return await self._in_thread(lambda: _subpath(Path(volume.path), path))
+    async def subpath(self, uid: str, place: str, volume: PreparedVolume, path: str) -> str:
+        """Bound to ``volume-subpaths/<volume>/<container>/<number>`` in the pod's directory, upstream's layout."""
+        target = self._root / uid / "volume-subpaths" / place
+
+        def bound() -> None:
+            try:
+                subpath.bind(self._mounter, Path(volume.path), path, target)
+            except (OSError, MountError) as error:
+                raise VolumeError(place.partition("/")[0], f'subPath "{path}": {error}') from error
+
+        await self._in_thread(bound)
+        return str(target)
 
     async def teardown(self, uid: str) -> None:
         """Unmount and remove everything of the pod."""
@@ -140,22 +149,6 @@ def _share(directory: Path, group: int | None) -> None:
     if group is not None:
         os.chown(directory, -1, group)
     directory.chmod(0o777 if group is None else 0o2777)
-
-
-def _subpath(volume: Path, path: str) -> str:
-    """Resolve links, refuse to leave the volume, and make missing directories as open as the volume itself."""
-    root = volume.resolve()
-    wanted = Path(os.path.realpath(root / path))
-    if path.startswith("/") or (wanted != root and root not in wanted.parents):
-        raise VolumeError(volume.name, f'subPath "{path}" leads out of the volume')
-    if not wanted.exists():
-        mode = root.stat().st_mode & 0o777
-        missing = [wanted, *wanted.parents]
-        for part in reversed(missing[:missing.index(root)]):
-            if not part.exists():
-                part.mkdir()
-                part.chmod(mode)
-    return str(wanted)
 
 
 def _kind(volume: core_v1.Volume) -> str:

@@ -1,7 +1,8 @@
-"""Mounting and unmounting tmpfs, by the host's own commands."""
+"""Mounting and unmounting, by the host's own commands."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 from typing import Protocol
@@ -22,6 +23,9 @@ class Mounter(Protocol):
 
     def tmpfs(self, target: Path, size: int) -> None:
         """Mount a tmpfs of at most `size` bytes (0: half of memory) on an existing directory."""
+
+    def bind(self, descriptor: int, target: Path) -> None:
+        """Mount what an open descriptor means on an existing file or directory."""
 
     def unmount(self, target: Path) -> None:
         """Unmount, lazily, so that a busy mount does not keep a pod from ending."""
@@ -45,6 +49,10 @@ class HostMounter:
         """mount(8)."""
         options = f"size={size}" if size else "size=50%"
         self._run("mount", "-t", "tmpfs", "-o", f"{options},mode=0777", "tmpfs", str(target))
+
+    def bind(self, descriptor: int, target: Path) -> None:
+        """mount(8); resolving the descriptor's link to a name again would undo what it is good for."""
+        self._run("mount", "--no-canonicalize", "--bind", f"/proc/{os.getpid()}/fd/{descriptor}", str(target))
 
     def unmount(self, target: Path) -> None:
         """umount(8), lazily."""

@@ -39,10 +39,11 @@ class Volumes(Protocol):
     async def refresh(self, pod: core_v1.Pod, view: ClusterView) -> None:
         """Write changed ConfigMaps and Secrets into volumes that are ready; what is gone keeps its old content."""
 
-    async def subpath(self, volume: PreparedVolume, path: str) -> str:
-        """The host's path of a subPath within a volume, made where it is missing.
+    async def subpath(self, uid: str, place: str, volume: PreparedVolume, path: str) -> str:
+        """The host's path by which to mount a subPath of a volume of the pod; it is made where it is missing.
 
-        It never leads out of the volume, whatever links a container left there; VolumeError where it would.
+        `place` tells the pod's subPaths apart: volume, container and number of the mount. The path never leads out
+        of the volume, whatever links a container leaves there; VolumeError where it would.
         """
 
     async def teardown(self, uid: str) -> None:

@@ -27,6 +27,7 @@ class FakeMounter:
 
     def __init__(self) -> None:
         self.mounts: list[tuple[Path, int]] = []
+        self.bound: dict[Path, str] = {}
 
     def mounted_below(self, directory: Path) -> list[Path]:
         return [path for path, _ in self.mounts if path == directory or directory in path.parents]
@@ -34,6 +35,11 @@ class FakeMounter:
     def tmpfs(self, target: Path, size: int) -> None:
         assert target.is_dir()
         self.mounts.append((target, size))
+
+    def bind(self, descriptor: int, target: Path) -> None:
+        assert target.exists()
+        self.mounts.append((target, 0))
+        self.bound[target] = str(Path(f"/proc/self/fd/{descriptor}").readlink())
 
     def unmount(self, target: Path) -> None:
         self.mounts = [(path, size) for path, size in self.mounts if path != target]
@@ -172,18 +178,45 @@ async def test_fs_group_owns_what_is_written(volumes: HostVolumes) -> None:
     assert Path(ready["d"].path).stat().st_mode & stat.S_ISGID
 
 
-async def test_a_subpath_is_made_and_never_leads_out(volumes: HostVolumes, tmp_path: Path) -> None:
+async def test_a_subpath_is_made_and_never_leads_out(
+        volumes: HostVolumes, mounter: FakeMounter, tmp_path: Path) -> None:
     root = tmp_path / "vol"
     root.mkdir(mode=0o777)
     volume = PreparedVolume(str(root))
-    assert await volumes.subpath(volume, "a/b") == str(root / "a/b")
+
+    async def bound(path: str) -> str:
+        target = Path(await volumes.subpath("u1", "v/app/0", volume, path))
+        assert mounter.mounted_below(tmp_path / "pods/u1") == [target]
+        return mounter.bound[target]
+
+    assert await bound("a/b") == str(root / "a/b")
     assert (root / "a/b").is_dir()
     (root / "link").symlink_to("/etc")
     (root / "inner").symlink_to("a")
-    assert await volumes.subpath(volume, "inner/b") == str(root / "a/b")
+    assert await bound("inner/b") == str(root / "a/b")
     for bad in ("../x", "link/passwd", "/etc", "a/../../x"):
         with pytest.raises(VolumeError, match="leads out"):
-            await volumes.subpath(volume, bad)
+            await bound(bad)
+    await volumes.teardown("u1")
+    assert mounter.mounts == []
+
+
+def _unresolved(path: str | Path, *, strict: bool = False) -> str:
+    del strict
+    return str(path)
+
+
+async def test_a_link_put_in_place_of_a_directory_is_not_followed(
+        volumes: HostVolumes, mounter: FakeMounter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a container may do between the look at the path and its mount."""
+    root = tmp_path / "vol"
+    root.mkdir()
+    (root / "a").symlink_to("/etc")
+    monkeypatch.setattr(os.path, "realpath", _unresolved)  # it was a directory a moment ago
+    for path in ("a", "a/cron.d"):
+        with pytest.raises(VolumeError, match="changed while"):
+            await volumes.subpath("u1", "v/app/0", PreparedVolume(str(root)), path)
+    assert mounter.bound == {}
 
 
 async def test_files_that_a_crash_left_without_their_names_get_them(volumes: HostVolumes) -> None:
