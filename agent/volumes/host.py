@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
+from weakref import WeakValueDictionary
 
 from agent.link.protocol import ClusterView
 from agent.volumes import atomic, hostpath, payload, subpath
@@ -38,6 +39,7 @@ class HostVolumes:
         self._mounter = mounter
         self._now = now
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="volumes")
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def prepare(self, pod: core_v1.Pod, view: ClusterView) -> Mapping[str, PreparedVolume]:
         """All volumes of the pod, by name."""
@@ -48,6 +50,12 @@ class HostVolumes:
 
     async def refresh(self, pod: core_v1.Pod, view: ClusterView) -> None:
         """Bring configMap and secret volumes up to date; one whose source is gone keeps what it has."""
+        turn = self._turn(pod.metadata.uid)
+        async with turn:
+            if await self._in_thread((self._root / pod.metadata.uid).exists):  # else they were just taken down
+                await self._refresh(pod, view)
+
+    async def _refresh(self, pod: core_v1.Pod, view: ClusterView) -> None:
         volumes = [volume for volume in pod.spec.volumes if volume.config_map or volume.secret]
         for volume in volumes:
             try:
@@ -71,7 +79,9 @@ class HostVolumes:
 
     async def teardown(self, uid: str) -> None:
         """Unmount and remove everything of the pod."""
-        await self._in_thread(lambda: self._teardown(uid))
+        turn = self._turn(uid)
+        async with turn:
+            await self._in_thread(lambda: self._teardown(uid))
 
     async def known(self) -> Collection[str]:
         """UIDs with a directory here."""
@@ -81,6 +91,10 @@ class HostVolumes:
     def close(self) -> None:
         """Let the threads end."""
         self._pool.shutdown(wait=False)
+
+    def _turn(self, uid: str) -> asyncio.Lock:
+        """What keeps a refresh from making again what a teardown removes."""
+        return self._turns.setdefault(uid, asyncio.Lock())
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
@@ -115,8 +129,7 @@ class HostVolumes:
             _share(draft, group)
             draft.rename(path)
         if source.medium == "Memory" and path not in self._mounter.mounted_below(path):
-            self._mounter.tmpfs(path, quantity.to_int(source.size_limit) if source.size_limit else 0)
-            _share(path, group)
+            self._mounter.tmpfs(path, quantity.to_int(source.size_limit) if source.size_limit else 0, group)
         return PreparedVolume(str(path))
 
     def _files(self, pod: core_v1.Pod, volume: core_v1.Volume, plugin: str, files: atomic.Payload,

@@ -21,8 +21,11 @@ class Mounter(Protocol):
     def mounted_below(self, directory: Path) -> list[Path]:
         """Mount points at or below a directory, deepest first."""
 
-    def tmpfs(self, target: Path, size: int) -> None:
-        """Mount a tmpfs of at most `size` bytes (0: half of memory) on an existing directory."""
+    def tmpfs(self, target: Path, size: int, group: int | None = None) -> None:
+        """Mount a tmpfs of at most `size` bytes (0: half of memory) on an existing directory.
+
+        Containers of any user may write there; with `group` (fsGroup) what they make belongs to that group.
+        """
 
     def bind(self, descriptor: int, target: Path) -> None:
         """Mount what an open descriptor means on an existing file or directory."""
@@ -45,10 +48,10 @@ class HostMounter:
         below = [point for point in points if point == root or root in point.parents]
         return sorted(below, key=lambda point: len(point.parts), reverse=True)
 
-    def tmpfs(self, target: Path, size: int) -> None:
+    def tmpfs(self, target: Path, size: int, group: int | None = None) -> None:
         """mount(8)."""
-        options = f"size={size}" if size else "size=50%"
-        self._run("mount", "-t", "tmpfs", "-o", f"{options},mode=0777", "tmpfs", str(target))
+        share = "mode=0777" if group is None else f"mode=2777,gid={group}"
+        self._run("mount", "-t", "tmpfs", "-o", f"size={size or '50%'},{share}", "tmpfs", str(target))
 
     def bind(self, descriptor: int, target: Path) -> None:
         """mount(8); resolving the descriptor's link to a name again would undo what it is good for."""

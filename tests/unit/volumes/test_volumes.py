@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import os
 import stat
 from collections.abc import Callable, Sequence
@@ -32,7 +33,8 @@ class FakeMounter:
     def mounted_below(self, directory: Path) -> list[Path]:
         return [path for path, _ in self.mounts if path == directory or directory in path.parents]
 
-    def tmpfs(self, target: Path, size: int) -> None:
+    def tmpfs(self, target: Path, size: int, group: int | None = None) -> None:
+        del group
         assert target.is_dir()
         self.mounts.append((target, size))
 
@@ -275,3 +277,10 @@ def test_after_any_writes_exactly_the_last_payload_is_seen(
 def test_a_valid_path_stays_inside(path: str) -> None:
     if atomic.valid_path(path):
         assert os.path.normpath(f"/v/{path}").startswith("/v/")
+
+
+async def test_a_refresh_makes_nothing_again_after_a_teardown(volumes: HostVolumes, tmp_path: Path) -> None:
+    item = pod(CONFIG)
+    await volumes.prepare(item, View(config(a="1")))
+    await asyncio.gather(volumes.teardown("u1"), volumes.refresh(item, View(config(a="2"))))
+    assert not (tmp_path / "pods/u1").exists()
