@@ -1,0 +1,64 @@
+"""Which labs there are: a folder each under /run/sampan-lab, with a state file written before anything is made."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from sampan.lab.plan import Lab, LabError, from_state, to_state
+from sampan.pki.files import write_atomically
+
+STATES = Path("/run/sampan-lab")
+DATA = Path("/var/lib/sampan-lab")
+FILE = "lab.json"
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Keep other labs on this machine from being made or taken away meanwhile."""
+    STATES.mkdir(parents=True, exist_ok=True)
+    with (STATES / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def folder(name: str) -> Path:
+    """Where a lab's state is."""
+    return STATES / name
+
+
+def save(lab: Lab) -> None:
+    """Write the state file."""
+    lab.state.mkdir(parents=True, exist_ok=True)
+    write_atomically(lab.state / FILE, (json.dumps(to_state(lab), indent=2) + "\n").encode())
+
+
+def find(name: str) -> Lab | None:
+    """A lab by its name, None where there is none; LabError where its state cannot be read."""
+    path = folder(name) / FILE
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise LabError(f"{path} cannot be read: {error}") from error
+    return from_state(content, path.parent)
+
+
+def load(name: str) -> Lab:
+    """A lab that must be there; LabError."""
+    lab = find(name)
+    if lab is None:
+        names = ", ".join(other.name for other in everyone())
+        raise LabError(f'there is no lab "{name}"',
+                       f"there are: {names}" if names else "make one: sudo sampan lab up")
+    return lab
+
+
+def everyone() -> list[Lab]:
+    """All labs on this machine."""
+    found = (find(path.parent.name) for path in sorted(STATES.glob(f"*/{FILE}")))
+    return [lab for lab in found if lab is not None]
