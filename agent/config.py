@@ -153,8 +153,9 @@ SETTINGS = Settings(
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = SETTINGS.parser()
-    result.add_argument("command", nargs="?", choices=("run", "cleanup"), default="run",
-                        help="run (the default), or take away all that the agent made on this host")
+    result.add_argument("command", nargs="?", choices=("run", "join", "cleanup"), default="run",
+                        help="run (the default), only get this node's certificate, or take away all that the agent "
+                        "made on this host")
     return result
 
 

@@ -13,8 +13,8 @@ from sampan.pki.tokens import BootstrapToken
 async def join_cluster(config: settings.Config, files: NodeFiles, clock: Clock) -> None:
     """Join as the configuration says; JoinError."""
     if config.bootstrap_token_file is None or not config.server:
-        raise JoinError("bootstrap-token-file: this node has not joined yet and needs a token and --server; "
-                        "`sampan up` makes one for the agent on the master's own host")
+        raise JoinError("bootstrap-token-file: this node has not joined yet and needs a token and --server; the master "
+                        "prints a join line: sampan token create --print-join-command")
     try:
         words = config.bootstrap_token_file.read_text("utf-8").split()
         token = BootstrapToken.parse(words[0] if words else "")

@@ -243,15 +243,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"sampan-agent: {error}", file=sys.stderr)
         return 2
-    logs.setup(config.log_level)
+    if flags.command == "join":
+        logging.basicConfig(format="%(message)s", level="WARNING")  # `sampan join` shows the lines to a person
+    else:
+        logs.setup(config.log_level)
     files = NodeFiles(config.certificates)
-    joining = flags.command != "cleanup" and not files.present()
+    joining = flags.command == "run" and not files.present()
 
     async def command() -> None:
         with only_agent(config.run_dir):
             if flags.command == "cleanup":
                 await cleanup(config)
-            elif joining:
+            elif joining or flags.command == "join":
                 from agent.joining import join_cluster  # noqa: PLC0415 - see below
 
                 await join_cluster(config, files, SystemClock())

@@ -49,6 +49,10 @@ class Unreachable(JoinError):
     """The master did not answer: worth another try."""
 
 
+class Denied(JoinError):
+    """The certificate was refused: that request will never get one."""
+
+
 @dataclass(frozen=True, slots=True)
 class JoinRequest:
     """What the operator gave: the API server's ``host:port``, the token, the CA's key hash, this node's name."""
@@ -156,7 +160,11 @@ async def join(request: JoinRequest, files: NodeFiles, clock: Clock, *, patience
     http = _Http(request.server, trusting, request.token)
     key = files.pending_key()
     name = await _ask(http, request.node, key)
-    certificate = await _wait(http, name, clock, patience)
+    try:
+        certificate = await _wait(http, name, clock, patience)
+    except Denied:
+        files.pending_key_path.unlink(missing_ok=True)  # the next try asks anew, with another key
+        raise
     pair = ca.KeyPair(certificate, key)
     if not ca.belong_together(pair):
         raise JoinError("the master signed another key than this node's")
@@ -176,7 +184,7 @@ def _check_clock(theirs: datetime | None, clock: Clock) -> None:
 async def _ask(http: _Http, node: str, key: bytes) -> str:
     """Create the request, or find that it is there already; returns its name."""
     pem = ca.make_request(key, ca.Identity(USER_PREFIX + node, (GROUP,)))
-    digest = hashlib.sha256(_public(key)).hexdigest()[:32]
+    digest = hashlib.sha256(_public(key) + node.encode()).hexdigest()[:32]
     wanted = certificates_v1.CertificateSigningRequest(
         metadata=meta_v1.ObjectMeta(name=f"node-csr-{digest}"),
         spec=certificates_v1.CertificateSigningRequestSpec(request=pem, signer_name=SIGNER, usages=USAGES))
@@ -202,8 +210,8 @@ async def _wait(http: _Http, name: str, clock: Clock, patience: float) -> bytes:
         found = codec.decode(certificates_v1.CertificateSigningRequest, answer.body)
         for condition in found.status.conditions:
             if condition.type in ("Denied", "Failed"):
-                raise JoinError(f"the certificate request {name} was {condition.type.lower()}: "
-                                f"{condition.message or condition.reason or 'no reason given'}")
+                raise Denied(f"the certificate request {name} was {condition.type.lower()}: "
+                             f"{condition.message or condition.reason or 'no reason given'}")
         if found.status.certificate:
             return found.status.certificate
         waited = clock.monotonic() - started
@@ -212,7 +220,7 @@ async def _wait(http: _Http, name: str, clock: Clock, patience: float) -> bytes:
                             f"kubectl certificate approve {name}")
         if waited > 5.0 and not told:
             told = True
-            log.info("waiting for the certificate request %s to be approved", name)
+            log.warning("waiting for the certificate request %s; on the master: kubectl certificate approve %s", name, name)
         tries += 1
         await clock.sleep(backoff.delay(tries))
 
@@ -220,8 +228,9 @@ async def _wait(http: _Http, name: str, clock: Clock, patience: float) -> bytes:
 def _refused(answer: _Answer) -> JoinError:
     error = _status(answer)
     if answer.status == 401:
-        return JoinError("the master refuses the token: it is mistyped, or has expired; make a new one on the master "
-                         "with `sampan up` on the master's host")
+        return JoinError("the master refuses the token: it is mistyped, has expired, or was deleted; see `sampan token "
+                         "list` on the master's host, and get a new join line: sampan token create "
+                         "--print-join-command")
     if answer.status >= 500:
         return Unreachable(f"the master answers {answer.status}: {error.message}")
     return JoinError(f"the master answers {answer.status}: {error.message}")

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from sampan.pki.files import write_atomically
-from sampan.pki.pair import CertificateError, KeyPair, validity
+from sampan.pki.pair import CertificateError, KeyPair, split, validity
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,11 @@ class NodeFiles:
         """The key of a certificate that has been asked for and not come yet."""
         return self.directory / "node.key.pending"
 
+    @property
+    def serving_path(self) -> Path:
+        """Key and certificate of the node's own port, PEM, 0600; the line before them tells what names it is for."""
+        return self.directory / "serving.pem"
+
     def present(self) -> bool:
         """Whether the node has joined."""
         return self.pair_path.exists() and self.ca_path.exists()
@@ -41,11 +46,10 @@ class NodeFiles:
             text = self.pair_path.read_bytes()
         except OSError as error:
             raise CertificateError(f"{self.pair_path}: {error.strerror}") from error
-        marker = b"-----BEGIN CERTIFICATE-----"
-        key, found, rest = text.partition(marker)
-        if not found:
-            raise CertificateError(f"{self.pair_path} holds no certificate")
-        return KeyPair(found + rest, key)
+        try:
+            return split(text)
+        except CertificateError as error:
+            raise CertificateError(f"{self.pair_path}: {error}") from error
 
     def authority(self) -> bytes:
         """The CA certificate, PEM; CertificateError where it is not there."""

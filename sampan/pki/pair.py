@@ -25,6 +25,15 @@ class KeyPair:
     key: bytes
 
 
+def split(text: bytes) -> KeyPair:
+    """A key and its certificate from one file that holds both, the key first; CertificateError."""
+    marker = b"-----BEGIN CERTIFICATE-----"
+    key, found, rest = text.partition(marker)
+    if not found:
+        raise CertificateError("it holds no certificate")
+    return KeyPair(found + rest, key)
+
+
 def validity(certificate: bytes) -> tuple[datetime, datetime]:
     """From when and until when a certificate (PEM) is valid (RFC 5280, 4.1); CertificateError."""
     try:

@@ -15,6 +15,8 @@ ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 PATTERN = re.compile(r"([a-z0-9]{6})\.([a-z0-9]{16})")
 NAMESPACE = "kube-system"
 SECRET_TYPE = "bootstrap.kubernetes.io/token"  # noqa: S105 - the name of a type of Secret
+EXTRA_GROUP = "system:bootstrappers:sampan:default-node-token"
+"""The group that roles for joining nodes are bound to, besides system:bootstrappers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +42,22 @@ class BootstrapToken:
     def __str__(self) -> str:
         return f"{self.id}.{self.secret}"
 
-    def to_secret(self, expires: datetime, description: str) -> core_v1.Secret:
-        """The Secret in kube-system by which the API server knows the token."""
+    def to_secret(self, expires: datetime | None, description: str = "") -> core_v1.Secret:
+        """The Secret in kube-system by which the API server knows the token; one without an end lasts for ever."""
+        fields = {
+            "description": description,
+            "token-id": self.id,
+            "token-secret": self.secret,
+            "expiration": str(Time.of(expires)) if expires else "",
+            "usage-bootstrap-authentication": "true",
+            "usage-bootstrap-signing": "true",
+            "auth-extra-groups": EXTRA_GROUP,
+        }
         return core_v1.Secret(
-            metadata=meta_v1.ObjectMeta(name=f"bootstrap-token-{self.id}", namespace=NAMESPACE),
-            type=SECRET_TYPE,
-            data={
-                "token-id": self.id.encode(),
-                "token-secret": self.secret.encode(),
-                "expiration": str(Time.of(expires)).encode(),
-                "usage-bootstrap-authentication": b"true",
-                "usage-bootstrap-signing": b"true",
-                "auth-extra-groups": b"system:bootstrappers:sampan:default-node-token",
-                "description": description.encode(),
-            })
+            metadata=meta_v1.ObjectMeta(name=secret_name(self.id), namespace=NAMESPACE), type=SECRET_TYPE,
+            data={key: value.encode() for key, value in fields.items() if value})
+
+
+def secret_name(token_id: str) -> str:
+    """The Secret of a token."""
+    return f"bootstrap-token-{token_id}"
