@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 
 class Notifier:
@@ -33,12 +33,27 @@ class Notifier:
         """A sign of life for the watchdog."""
         self._send("WATCHDOG=1")
 
-    def _send(self, message: str) -> None:
+    def store(self, name: str, descriptors: Sequence[int]) -> None:
+        """Have descriptors kept under a name for the next start (see sampan.loop.kept), until they are forgotten.
+
+        FDPOLL=0: they are kept even where polling them reports an error.
+        """
+        self._send(f"FDSTORE=1\nFDNAME={name}\nFDPOLL=0", descriptors)
+
+    def forget(self, name: str) -> None:
+        """No longer keep what was stored under a name."""
+        self._send(f"FDSTOREREMOVE=1\nFDNAME={name}")
+
+    def _send(self, message: str, descriptors: Sequence[int] = ()) -> None:
         if not self._address:
             return
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
             try:
-                sock.sendto(message.encode(), address)
+                if descriptors:
+                    sock.connect(address)
+                    socket.send_fds(sock, [message.encode()], descriptors)
+                else:
+                    sock.sendto(message.encode(), address)
             except OSError:
                 return  # systemd is not listening; the service's work does not depend on it
