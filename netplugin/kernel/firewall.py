@@ -2,51 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
-import re
-import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
+from netplugin.kernel.command import LOCK_WAIT, Backend, find_backend, run, succeeds
 from netplugin.kernel.generation import generation
 from netplugin.protocol import NetworkError
 from netplugin.rules import JUMPS, Chain, Jump, restore_input
 
 log = logging.getLogger(__name__)
-
-_TIMEOUT = 30.0
-_LOCK_WAIT = "5"  # seconds for the lock that legacy iptables has; the nf_tables variant takes it and needs none
-
-
-@dataclass(frozen=True, slots=True)
-class Backend:
-    """Which iptables the host has."""
-
-    version: tuple[int, int, int]
-    nf_tables: bool
-
-    @property
-    def random_fully(self) -> bool:
-        """Whether MASQUERADE knows --random-fully, which avoids clashes of ports under load (iptables 1.6.2)."""
-        return self.version >= (1, 6, 2)
-
-    @property
-    def warning(self) -> str:
-        """What its users should know; "" for nothing."""
-        if (1, 8, 0) <= self.version <= (1, 8, 4):
-            return "iptables 1.8.0 to 1.8.4 may write rules twice; a later version is recommended"
-        return ""
-
-
-def parse_version(text: str) -> Backend:
-    """What `iptables --version` prints: `iptables v1.8.9 (nf_tables)`."""
-    match = re.search(r"v(\d+)\.(\d+)(?:\.(\d+))?(?: \((\w+)\))?", text)
-    if match is None:
-        raise NetworkError(f"iptables --version printed {text.strip()!r}")
-    major, minor, patch, variant = match.groups()
-    return Backend((int(major), int(minor), int(patch or 0)), variant == "nf_tables")
 
 
 class Firewall:
@@ -62,12 +26,7 @@ class Firewall:
     async def backend(self) -> Backend:
         """Looked up once; NetworkError where there is no iptables."""
         if self._backend is None:
-            for tool in ("iptables", "iptables-restore"):
-                if shutil.which(tool) is None:
-                    raise NetworkError(f"{tool} is not installed on this host; install its package (iptables)")
-            self._backend = parse_version(await _run(["iptables", "--version"]))
-            if self._backend.warning:
-                log.warning("%s", self._backend.warning)
+            self._backend = await find_backend()
         return self._backend
 
     async def apply(self, chains: Sequence[Chain]) -> None:
@@ -80,7 +39,7 @@ class Firewall:
         """Write only these chains anew."""
         await self.backend()
         self._found_well = None
-        await _run(["iptables-restore", "--noflush", "-w", _LOCK_WAIT], restore_input(chains))
+        await run(["iptables-restore", "--noflush", "-w", LOCK_WAIT], restore_input(chains))
         for chain in chains:
             self._applied[chain.table, chain.name] = await _print(chain)
 
@@ -103,11 +62,11 @@ class Firewall:
     async def remove(self, chains: Sequence[Chain]) -> None:
         """Take jumps and chains away."""
         for jump in JUMPS:
-            while await _succeeds([*_iptables(jump.table), "-D", jump.chain, *jump.rule]):
+            while await succeeds([*_iptables(jump.table), "-D", jump.chain, *jump.rule]):
                 continue
         for chain in chains:
-            if await _succeeds([*_iptables(chain.table), "-F", chain.name]):
-                await _succeeds([*_iptables(chain.table), "-X", chain.name])
+            if await succeeds([*_iptables(chain.table), "-F", chain.name]):
+                await succeeds([*_iptables(chain.table), "-X", chain.name])
         self._applied.clear()
         self._found_well = None
 
@@ -125,51 +84,17 @@ class Firewall:
 async def _ensure(jump: Jump) -> bool:
     """Have the jump in front; whether it was missing."""
     command = _iptables(jump.table)
-    if await _succeeds([*command, "-C", jump.chain, *jump.rule]):
+    if await succeeds([*command, "-C", jump.chain, *jump.rule]):
         return False
-    if jump.optional and not await _succeeds([*command, "-S", jump.chain]):
+    if jump.optional and not await succeeds([*command, "-S", jump.chain]):
         return False
-    await _run([*command, "-I", jump.chain, "1", *jump.rule])
+    await run([*command, "-I", jump.chain, "1", *jump.rule])
     return True
 
 
 async def _print(chain: Chain) -> str:
-    return await _run([*_iptables(chain.table), "-S", chain.name])
+    return await run([*_iptables(chain.table), "-S", chain.name])
 
 
 def _iptables(table: str) -> list[str]:
-    return ["iptables", "-w", _LOCK_WAIT, "-t", table]
-
-
-async def _succeeds(command: Sequence[str]) -> bool:
-    code, _, _ = await _execute(command)
-    return code == 0
-
-
-async def _run(command: Sequence[str], stdin: str = "") -> str:
-    code, output, errors = await _execute(command, stdin)
-    if code != 0:
-        raise NetworkError(f"{' '.join(command)}: {errors.strip() or f'exit code {code}'}")
-    return output
-
-
-async def _execute(command: Sequence[str], stdin: str = "",
-                   environment: Mapping[str, str] | None = None) -> tuple[int, str, str]:
-    pipe = asyncio.subprocess.PIPE
-    try:
-        # No pipe where there is nothing to say: a command that has ended already would break it.
-        process = await asyncio.create_subprocess_exec(*command, stdin=pipe if stdin else asyncio.subprocess.DEVNULL,
-                                                       stdout=pipe, stderr=pipe, env=environment)
-    except OSError as error:
-        raise NetworkError(f"{command[0]}: {error}") from error
-    try:
-        async with asyncio.timeout(_TIMEOUT):
-            output, errors = await process.communicate(stdin.encode() if stdin else None)
-    except TimeoutError as error:
-        raise NetworkError(f"{command[0]} did not end within {_TIMEOUT:g} s") from error
-    finally:
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
-    return process.returncode or 0, output.decode(errors="replace"), errors.decode(errors="replace")
+    return ["iptables", "-w", LOCK_WAIT, "-t", table]

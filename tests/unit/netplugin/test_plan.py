@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from netplugin import names
 from netplugin.ipam import Lease
+from netplugin.kernel.command import Backend, parse_version
 from netplugin.kernel.dump import Link, attributes, parse_link
-from netplugin.kernel.firewall import Backend, parse_version
 from netplugin.kernel.generation import parse_generation
 from netplugin.kernel.monitor import disturbs
 from netplugin.plan import (
