@@ -18,6 +18,8 @@ COMPONENTS = ("apiserver", "scheduler", "controllers", "nodes")
 
 _MAX_SERVICE_BITS = 20
 """ClusterIPs are kept in memory as a bitmap; upstream has the same limit."""
+_MAX_NODE_BITS = 16
+"""So many bits may number the nodes; upstream has the same limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,9 @@ class Config:
     secure_port: int
     node_port_grpc: int
     service_cidr: str
+    service_node_port_range: tuple[int, int]
     pod_cidr: str
+    node_cidr_mask_size: int
     components: tuple[str, ...]
     kubeconfig: Path | None
     token_auth_file: Path | None
@@ -78,6 +82,19 @@ def _service_network(text: str) -> str:
     return str(network)
 
 
+def _port_range(text: str) -> tuple[int, int]:
+    first, dash, last = text.partition("-")
+    if not dash or not 0 < _port(first) <= _port(last):
+        raise ValueError("must be two port numbers, such as 30000-32767")
+    return _port(first), _port(last)
+
+
+def _prefix_length(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= 30:
+        raise ValueError("must be a prefix length between 1 and 30, such as 24")
+    return int(text)
+
+
 def _optional_file(text: str) -> Path | None:
     if not text:
         return None
@@ -108,7 +125,10 @@ _OPTIONS = (
     Option("node-port-grpc", "6444", "PORT", "mutual TLS: where agents connect", _port),
     Option("service-cidr", "10.96.0.0/12", "CIDR", "the network of the Services' virtual addresses",
            _service_network),
+    Option("service-node-port-range", "30000-32767", "FIRST-LAST", "the ports that nodes offer Services",
+           _port_range),
     Option("pod-cidr", "10.244.0.0/16", "CIDR", "the network that nodes get their pods' networks from", _network),
+    Option("node-cidr-mask-size", "24", "BITS", "the prefix length of each node's part of pod-cidr", _prefix_length),
     Option("components", ",".join(COMPONENTS), "LIST", "the parts to run in this process", _components),
     Option("kubeconfig", "", "FILE", "how to reach the API server, when it is not among the components",
            _optional_file),
@@ -141,6 +161,9 @@ def _check_together(config: Config) -> None:
     services, pods = ipaddress.ip_network(config.service_cidr), ipaddress.ip_network(config.pod_cidr)
     if services.overlaps(pods):
         raise ConfigError(f"service-cidr: {services} overlaps pod-cidr {pods}")
+    if not 0 <= config.node_cidr_mask_size - pods.prefixlen <= _MAX_NODE_BITS:
+        raise ConfigError(f"node-cidr-mask-size: {config.node_cidr_mask_size} must be between {pods.prefixlen} and "
+                          f"{pods.prefixlen + _MAX_NODE_BITS} for pod-cidr {pods}")
     if config.secure_port == config.node_port_grpc != 0:
         raise ConfigError(f"node-port-grpc: {config.node_port_grpc} is secure-port too")
     if "apiserver" not in config.components:

@@ -19,10 +19,11 @@ from master.apiserver.auth import Authenticator, StaticTokens
 from master.apiserver.bootstrap import Bootstrap, Bootstrapper
 from master.apiserver.connect import ConnectHandlers
 from master.apiserver.events import EventExpiry
-from master.apiserver.kinds.allocator import ClusterIPs, NodePorts
+from master.apiserver.kinds.allocator import DEFAULT_NODE_PORTS, ClusterIPs, NodePorts
 from master.apiserver.kinds.table import printers, strategies
 from master.apiserver.local import LocalClient
 from master.apiserver.metrics import Metrics
+from master.apiserver.pools import PoolRepair
 from master.apiserver.registry import Registry
 from master.apiserver.schema import SchemaRegistry, load_definitions
 from master.apiserver.write import Writer
@@ -34,7 +35,8 @@ from master.store.protocol import Store, StoreError
 from master.store.sqlite import SqliteStore
 from master.store.stats import HasStats
 from sampan import __version__
-from sampan.api.resources import EVENTS, LEASES, SECRETS, SERVICES
+from sampan.api.resources import EVENTS, LEASES, SECRETS
+from sampan.client.events import EventRecorder
 from sampan.loop import logs, process
 from sampan.loop.clock import Clock, SystemClock
 from sampan.loop.notify import Notifier
@@ -61,26 +63,23 @@ class ApiParts:
     registry: Registry
     writer: Writer
     client: LocalClient
-    cluster_ips: ClusterIPs
-    node_ports: NodePorts
+    pools: PoolRepair
     runs: dict[str, Run] = field(default_factory=dict)
 
     @classmethod
-    def build(cls, store: Store, clock: Clock, service_cidr: str) -> ApiParts:
+    def build(cls, store: Store, clock: Clock, service_cidr: str,
+              node_port_range: tuple[int, int] = DEFAULT_NODE_PORTS) -> ApiParts:
         """Everything over one store."""
-        cluster_ips, node_ports = ClusterIPs(service_cidr), NodePorts()
+        cluster_ips, node_ports = ClusterIPs(service_cidr), NodePorts(node_port_range)
         registry = Registry(store, clock, SchemaRegistry(load_definitions()),
                             strategies=strategies(cluster_ips, node_ports), printers=printers())
         writer = Writer(registry)
-        return cls(registry, writer, LocalClient(registry, writer), cluster_ips, node_ports, {
-            "event-expiry": EventExpiry(registry).run, "compaction": Compactor(store, clock).run})
-
-    async def repair_pools(self) -> None:
-        """Learn from the Services what is taken of their pools; before anything is written."""
-        listing = await self.registry.of(SERVICES).cache.list()
-        services = [entry.decode() for entry in listing.entries]
-        self.cluster_ips.repair(services)
-        self.node_ports.repair(services)
+        client = LocalClient(registry, writer)
+        events = EventRecorder(client, clock, "kube-apiserver")
+        pools = PoolRepair(registry, cluster_ips, node_ports, events)
+        return cls(registry, writer, client, pools, {
+            "event-expiry": EventExpiry(registry).run, "compaction": Compactor(store, clock).run,
+            "apiserver-events": events.run, "pool-repair": pools.run})
 
 
 class Master:
@@ -109,10 +108,10 @@ class Master:
         if pki.ensure():
             log.info("certificates written to %s", config.pki_dir)
         async with open_store(config) as (store, counted), asyncio.TaskGroup() as group:
-            parts = ApiParts.build(store, self._clock, config.service_cidr)
+            parts = ApiParts.build(store, self._clock, config.service_cidr, config.service_node_port_range)
             caches = group.create_task(parts.registry.run(), name="caches")
             await parts.registry.ready()
-            await parts.repair_pools()
+            await parts.pools.rebuild()
             plan = Bootstrap(config.advertise_address, config.secure_port, config.service_cidr)
             bootstrapper = Bootstrapper(parts.registry, parts.writer, plan)
             await bootstrapper.ensure()

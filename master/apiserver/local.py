@@ -38,6 +38,7 @@ class LocalClient:
         self._writer = writer
         self._subresources = Subresources(registry, writer)
         self._user = user
+        self._writing: set[asyncio.Task[Any]] = set()
 
     async def get(self, resource: Resource[T], name: str, namespace: str = "") -> T:
         """One object, as new as the store."""
@@ -132,12 +133,23 @@ class LocalClient:
         return Target(served, self._user, _place(resource, namespace), name, subresource, dry_run, "Ignore")
 
     async def _run(self, work: Coroutine[Any, Any, R]) -> R:
-        """As long as an HTTP request may take."""
+        """As long as an HTTP request may take.
+
+        A write goes on when nobody waits for it any more: what it has reserved is used or given back.
+        """
+        task = asyncio.ensure_future(work)
+        self._writing.add(task)  # the loop itself holds tasks only weakly
+        task.add_done_callback(self._written)
         try:
             async with asyncio.timeout(REQUEST_SECONDS):
-                return await work
+                return await asyncio.shield(task)
         except TimeoutError as error:
             raise ApiError(504, "Timeout", "the request took too long") from error
+
+    def _written(self, task: asyncio.Task[Any]) -> None:
+        self._writing.discard(task)
+        if not task.cancelled():
+            task.exception()  # seen, also where nobody waits for it
 
 
 def to_plain(value: Any) -> Any:

@@ -118,7 +118,7 @@ async def lab(directory: Path) -> AsyncIterator[Lab]:
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(parts.registry.run())]
         await parts.registry.ready()
-        await parts.repair_pools()
+        await parts.pools.rebuild()
         await Bootstrapper(parts.registry, parts.writer, Bootstrap("127.0.0.1", 6443, "10.96.0.0/16")).ensure()
         informers = InformerFactory(parts.client, clock)
         service = NodeService(parts.client, informers, lambda: tls, "127.0.0.1:0")

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
+from dataclasses import dataclass
 from random import Random, SystemRandom
 
 from master.apiserver.kinds.common import Tree, items, spec
-from master.apiserver.kinds.service_types import cluster_ips
+from master.apiserver.kinds.service_types import cluster_ips, needs_cluster_ip
 
 DEFAULT_SERVICE_CIDR = "10.96.0.0/12"
 DEFAULT_NODE_PORTS = (30000, 32767)
@@ -19,8 +20,22 @@ KUBERNETES = "default/kubernetes"
 """The Service through which pods reach the API; it has the network's first address."""
 
 
+LOOKS_AT_LEAKS = 3
+"""How many looks in a row must find a number taken that no Service holds, before it counts as lost: until then it may
+belong to a Service that is just being written."""
+
+
 class PoolError(Exception):
     """The pool does not give what was asked for; the text is upstream's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something wrong with what a Service holds: the event that tells of it, as upstream's repair controllers do."""
+
+    service: Tree
+    reason: str
+    message: str
 
 
 class Pool:
@@ -31,6 +46,7 @@ class Pool:
         self._band = band
         self._rng = rng
         self._taken: set[int] = set()
+        self._suspects: dict[int, int] = {}
 
     def take(self, number: int, *, reserve: bool = True) -> bool:
         """Take a certain number; False where somebody has it."""
@@ -57,9 +73,21 @@ class Pool:
         """Give a number back; nothing happens if nobody has it."""
         self._taken.discard(number)
 
-    def clear(self) -> None:
-        """Give all back."""
-        self._taken.clear()
+    def replace(self, held: Iterable[int]) -> None:
+        """Forget everything and take just these."""
+        self._taken = set(held)
+        self._suspects.clear()
+
+    def reconcile(self, held: set[int]) -> set[int]:
+        """Take what is held and was free: that is returned. What nobody holds for some looks in a row is given back."""
+        missing = held - self._taken
+        self._taken |= held
+        self._suspects = {number: self._suspects.get(number, 0) + 1 for number in self._taken - held}
+        for number, looks in list(self._suspects.items()):
+            if looks >= LOOKS_AT_LEAKS:
+                self._taken.discard(number)
+                del self._suspects[number]
+        return missing
 
     def __len__(self) -> int:
         return len(self._taken)
@@ -93,7 +121,7 @@ class ClusterIPs:
             number = self._pool.take_any(reserve=reserve)
             if number is None:
                 raise PoolError("range is full")
-            return str(ipaddress.IPv4Address(self._base + number))
+            return self._address(number)
         number = self._number(address)
         if number is None:
             raise PoolError(f"the provided IP ({address}) is not in the valid range. The range of valid IPs is "
@@ -110,16 +138,41 @@ class ClusterIPs:
         if number:  # the first is never given back
             self._pool.release(number)
 
-    def repair(self, services: Iterable[Tree]) -> None:
-        """Forget everything and take what the Services hold: at start, and whenever in doubt."""
-        self._pool.clear()
-        self._pool.take(0)
+    def repair(self, services: Iterable[Tree]) -> list[Fault]:
+        """Forget everything and take what the Services hold, at start; tells what cannot be right."""
+        held, faults = self._held(services)
+        self._pool.replace({0, *held})
+        return faults
+
+    def check(self, services: Iterable[Tree]) -> list[Fault]:
+        """Compare with what the Services hold, now and then: take what is missing, free what was lost."""
+        held, faults = self._held(services)
+        missing = self._pool.reconcile({0, *held})
+        return faults + [Fault(held[number], "ClusterIPNotAllocated",
+                               f"Cluster IP [IPv4]:{self._address(number)} is not allocated; repairing")
+                         for number in sorted(missing)]
+
+    def _held(self, services: Iterable[Tree]) -> tuple[dict[int, Tree], list[Fault]]:
+        """Which Service holds which number, and which hold what they cannot have."""
+        held: dict[int, Tree] = {}
+        faults = []
         for service in services:
-            if spec(service).get("type") != "ExternalName":
-                for address in cluster_ips(spec(service)):
-                    number = self._number(address)
-                    if number is not None:
-                        self._pool.take(number)
+            for address in cluster_ips(spec(service)) if needs_cluster_ip(spec(service)) else ():
+                number = self._number(address)
+                if address == "None":
+                    continue
+                if number is None:
+                    faults.append(Fault(service, "ClusterIPOutOfRange", f"Cluster IP [IPv4]:{address} is not within "
+                                        f"the service CIDR {self._network}; please recreate service"))
+                elif number in held:
+                    faults.append(Fault(service, "ClusterIPAlreadyAllocated", f"Cluster IP [IPv4]:{address} was "
+                                        "assigned to multiple services; please recreate service"))
+                else:
+                    held[number] = service
+        return held, faults
+
+    def _address(self, number: int) -> str:
+        return str(ipaddress.IPv4Address(self._base + number))
 
     def _number(self, address: str) -> int | None:
         try:
@@ -156,14 +209,37 @@ class NodePorts:
         """Give a port back."""
         self._pool.release(port - self._low)
 
-    def repair(self, services: Iterable[Tree]) -> None:
-        """Forget everything and take what the Services hold."""
-        self._pool.clear()
+    def repair(self, services: Iterable[Tree]) -> list[Fault]:
+        """Forget everything and take what the Services hold, at start; tells what cannot be right."""
+        held, faults = self._held(services)
+        self._pool.replace(held)
+        return faults
+
+    def check(self, services: Iterable[Tree]) -> list[Fault]:
+        """Compare with what the Services hold, now and then: take what is missing, free what was lost."""
+        held, faults = self._held(services)
+        missing = self._pool.reconcile(set(held))
+        return faults + [Fault(held[number], "PortNotAllocated",
+                               f"Port {self._low + number} is not allocated; repairing") for number in sorted(missing)]
+
+    def _held(self, services: Iterable[Tree]) -> tuple[dict[int, Tree], list[Fault]]:
+        """Which Service holds which number, and which hold what they cannot have."""
+        held: dict[int, Tree] = {}
+        faults = []
         for service in services:
-            tree = spec(service)
-            ports = [port.get("nodePort") or 0 for port in items(tree, "ports")]
-            for port in (*ports, tree.get("healthCheckNodePort") or 0):
-                if self._low <= port <= self._high:
-                    self._pool.take(port - self._low)
+            for port in sorted(ports_of(spec(service))):  # one port may serve several protocols of a Service
+                if not self._low <= port <= self._high:
+                    faults.append(Fault(service, "PortOutOfRange", f"Port {port} is not within the port range "
+                                        f"{self._low}-{self._high}; please recreate service"))
+                elif port - self._low in held:
+                    faults.append(Fault(service, "PortAlreadyAllocated", f"Port {port} was assigned to multiple "
+                                        "services; please recreate service"))
+                else:
+                    held[port - self._low] = service
+        return held, faults
 
 
+def ports_of(tree: Tree) -> set[int]:
+    """The node ports that a Service's spec names, that of its health check among them."""
+    ports = {port["nodePort"] for port in items(tree, "ports") if port.get("nodePort")}
+    return ports | ({tree["healthCheckNodePort"]} if tree.get("healthCheckNodePort") else set())

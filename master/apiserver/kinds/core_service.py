@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from master.apiserver.kinds import checks, service_update, service_validation
-from master.apiserver.kinds.allocator import ClusterIPs, NodePorts, PoolError
+from master.apiserver.kinds.allocator import ClusterIPs, NodePorts, PoolError, ports_of
 from master.apiserver.kinds.common import (
     Errors,
     Tree,
@@ -145,7 +145,7 @@ class ServiceStrategy(Strategy):
         kept = spec(keep or {})
         for address in set(cluster_ips(spec(obj))) - set(cluster_ips(kept)):
             self._addresses.release(address)
-        for port in _ports_of(spec(obj)) - _ports_of(kept):
+        for port in ports_of(spec(obj)) - ports_of(kept):
             self._ports.release(port)
 
     def _take_address(self, new: Tree, before: Tree, taken: list[str | int], *, reserve: bool) -> None:
@@ -172,7 +172,7 @@ class ServiceStrategy(Strategy):
     def _take_ports(self, new: Tree, before: Tree, taken: list[str | int], *, reserve: bool) -> None:
         tree = spec(new)
         ports = items(tree, "ports") if needs_node_ports(tree) else []
-        held = _ports_of(before)
+        held = ports_of(before)
         mine = set(held)  # one number may serve several protocols of the same Service
         optional = tree.get("type") == "LoadBalancer" and not tree.get("allocateLoadBalancerNodePorts")
         for index, port in enumerate(ports):
@@ -186,7 +186,7 @@ class ServiceStrategy(Strategy):
             mine.add(number)
             port["nodePort"] = number
         if needs_health_check(tree) and tree.get("healthCheckNodePort") not in held:
-            number = self._take_port("spec.healthCheckNodePort", tree.get("healthCheckNodePort") or 0, reserve=reserve)
+            number = self._take_health_check(tree.get("healthCheckNodePort") or 0, reserve=reserve)
             tree["healthCheckNodePort"] = number
             if reserve:
                 taken.append(number)
@@ -198,6 +198,13 @@ class ServiceStrategy(Strategy):
             if not number:
                 raise PoolError(f"failed to allocate a nodePort: {error}") from error
             raise _Refused(invalid(path, number, str(error)), error) from error
+
+    def _take_health_check(self, number: int, *, reserve: bool) -> int:
+        try:
+            return self._ports.take(number, reserve=reserve)
+        except PoolError as error:
+            what = f"requested HealthCheck NodePort {number}" if number else "a HealthCheck NodePort"
+            raise PoolError(f"failed to allocate {what}: {error}") from error
 
     def _give_back(self, taken: list[str | int]) -> None:
         for what in taken:
@@ -214,11 +221,6 @@ class _Refused(Exception):
         super().__init__(str(error))
         self.error = error
         self.cause = cause
-
-
-def _ports_of(tree: Tree) -> set[int]:
-    ports = {port["nodePort"] for port in items(tree, "ports") if port.get("nodePort")}
-    return ports | ({tree["healthCheckNodePort"]} if tree.get("healthCheckNodePort") else set())
 
 
 def _twin(ports: list[Tree], port: Tree) -> int:

@@ -13,6 +13,7 @@ def test_defaults() -> None:
     assert (settings.secure_port, settings.node_port_grpc) == (6443, 6444)
     assert settings.components == config.COMPONENTS
     assert settings.service_ip == "10.96.0.1"
+    assert (settings.service_node_port_range, settings.node_cidr_mask_size) == ((30000, 32767), 24)
     assert {"localhost", "127.0.0.1", "10.96.0.1", "kubernetes.default.svc"} <= set(settings.server_names())
 
 
@@ -31,6 +32,8 @@ def test_flags_count_before_environment_before_file(tmp_path: Path) -> None:
     ([], {"SAMPAN_MASTER_TYPO": "1"}, "SAMPAN_MASTER_TYPO: there is no such setting"),
     (["--service-cidr", "10.0.0.0/31"], {}, "service-cidr: must have between"),
     (["--pod-cidr", "10.96.0.0/16"], {}, "service-cidr: 10.96.0.0/12 overlaps pod-cidr 10.96.0.0/16"),
+    (["--service-node-port-range", "5-4"], {}, "service-node-port-range: must be two port numbers"),
+    (["--node-cidr-mask-size", "15"], {}, "node-cidr-mask-size: 15 must be between 16 and 32"),
     (["--secure-port", "7", "--node-port-grpc", "7"], {}, "node-port-grpc: 7 is secure-port too"),
     (["--components", "apiserver,kubelet"], {}, "components: must be some of"),
     (["--components", "scheduler"], {}, "kubeconfig: needed when apiserver is not among the components"),

@@ -315,3 +315,50 @@ def test_warnings_and_fields() -> None:
     assert strategy(SERVICE).warnings(made(SERVICE, tree)) == [
         "spec.externalIPs is ignored for headless services", "spec.SessionAffinity is ignored for headless services"]
     assert strategy(SERVICE).fields(made(SERVICE, tree)) == {"spec.clusterIP": "None", "spec.type": "ClusterIP"}
+
+
+async def test_a_health_check_port_that_is_taken() -> None:
+    _, ports, rules = pools()
+    ports.take(30500)
+    with pytest.raises(ApiError) as refused:
+        await stored(rules, service(type="LoadBalancer", externalTrafficPolicy="Local", healthCheckNodePort=30500))
+    assert refused.value.code == 500
+    assert str(refused.value).endswith("failed to allocate requested HealthCheck NodePort 30500: provided port is "
+                                       "already allocated")
+
+
+def test_a_look_finds_what_was_lost_and_who_cannot_be_right() -> None:
+    addresses, ports = ClusterIPs("10.0.0.0/24"), NodePorts((30000, 30100))
+
+    def held(name: str, address: str, port: int) -> Tree:
+        made = service(type="NodePort", clusterIP=address, clusterIPs=[address], ports=[
+            {"port": 1, "nodePort": port}, {"port": 1, "protocol": "UDP", "nodePort": port}])
+        made["metadata"]["name"] = name
+        return made
+
+    good = held("good", "10.0.0.9", 30009)
+    assert addresses.repair([good]) == ports.repair([good]) == []
+    addresses.take("10.0.0.7")
+    ports.take(30007)
+    services = [good, held("lost", "10.0.0.8", 30008), held("twin", "10.0.0.9", 30009), held("far", "10.9.9.9", 80)]
+    found = [(fault.service["metadata"]["name"], fault.reason, fault.message)
+             for fault in (*addresses.check(services), *ports.check(services))]
+    assert found == [
+        ("twin", "ClusterIPAlreadyAllocated",
+         "Cluster IP [IPv4]:10.0.0.9 was assigned to multiple services; please recreate service"),
+        ("far", "ClusterIPOutOfRange",
+         "Cluster IP [IPv4]:10.9.9.9 is not within the service CIDR 10.0.0.0/24; please recreate service"),
+        ("lost", "ClusterIPNotAllocated", "Cluster IP [IPv4]:10.0.0.8 is not allocated; repairing"),
+        ("twin", "PortAlreadyAllocated", "Port 30009 was assigned to multiple services; please recreate service"),
+        ("far", "PortOutOfRange", "Port 80 is not within the port range 30000-30100; please recreate service"),
+        ("lost", "PortNotAllocated", "Port 30008 is not allocated; repairing"),
+    ]
+    with pytest.raises(PoolError):
+        ports.take(30008)
+    for _ in range(2):  # whose Service is being written takes a moment to be seen
+        with pytest.raises(PoolError):
+            addresses.take("10.0.0.7")
+        addresses.check([good])
+        ports.check([good])
+    assert addresses.take("10.0.0.7") == "10.0.0.7"
+    assert ports.take(30007) == 30007
