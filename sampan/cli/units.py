@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import os
-import select
-import signal
 import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+from sampan.cli.background import ENVIRONMENT, START_SECONDS, Supervised
 from sampan.cli.paths import Paths, program
 from sampan.cli.progress import CommandError
 
 Name = Literal["master", "agent"]
 State = Literal["running", "stopped"]
-START_SECONDS = 10.0
-STOP_SECONDS = 60.0
-ENVIRONMENT = {"GRPC_ENABLE_FORK_SUPPORT": "0", "GRPC_VERBOSITY": "ERROR"}
-"""What the unit files set too: keeps gRPC's own lines out of the logs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,73 +100,35 @@ class BackgroundUnits:
 
     def status(self, name: Name) -> UnitStatus:
         """Read the supervisor's pid file, and see whether that process still is our supervisor."""
-        pid = self._pid(name)
+        pid = self._unit(name).pid
         return UnitStatus("running" if pid else "stopped", pid, "supervisor")
 
     def start(self, name: Name, arguments: Sequence[str]) -> bool:
         """Start the supervisor, which leaves this process for a session of its own."""
-        if self._pid(name):
+        unit = self._unit(name)
+        if unit.pid:
             return False
-        self._pidfile(name).unlink(missing_ok=True)
-        command = [sys.executable, "-m", "sampan.cli.supervisor", "--pidfile", str(self._pidfile(name)),
-                   "--log", str(self._log(name)), "--", program(f"sampan-{name}"), *arguments]
-        subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                       env={**os.environ, **ENVIRONMENT}, cwd="/", timeout=START_SECONDS, check=False)
-        deadline = time.monotonic() + START_SECONDS
-        while not self._pid(name):
-            if time.monotonic() > deadline:
-                raise CommandError(f"the {name}'s supervisor did not start",
-                                   f"run it by hand to see why: {' '.join(command[command.index('--') + 1:])}")
-            time.sleep(0.02)
+        unit.pidfile.unlink(missing_ok=True)
+        command = [program(f"sampan-{name}"), *arguments]
+        done = subprocess.run(unit.launch(command), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                              stderr=subprocess.DEVNULL, env={**os.environ, **ENVIRONMENT}, cwd="/",
+                              timeout=START_SECONDS, check=False)
+        if done.returncode != 0:
+            raise CommandError(f"the {name}'s supervisor did not start",
+                               f"run it by hand to see why: {' '.join(command)}")
         return True
 
     def restart(self, name: Name) -> None:
         """End the command; its supervisor starts it again."""
-        pid = self._pid(name)
-        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split() if pid else ():
-            os.kill(int(child), signal.SIGTERM)
+        self._unit(name).restart()
 
     def stop(self, name: Name) -> bool:
         """SIGTERM to the supervisor, which hands it on; SIGKILL to both when they do not end."""
-        pid = self._pid(name)
-        if not pid:
-            return False
-        children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-        handle = os.pidfd_open(pid)
-        try:
-            signal.pidfd_send_signal(handle, signal.SIGTERM)
-            if not _ended(handle, STOP_SECONDS):
-                for child in children:
-                    os.kill(child, signal.SIGKILL)
-                signal.pidfd_send_signal(handle, signal.SIGKILL)
-                _ended(handle, STOP_SECONDS)
-        finally:
-            os.close(handle)
-        self._pidfile(name).unlink(missing_ok=True)
-        return True
+        return self._unit(name).stop()
 
     def log_hint(self, name: Name) -> str:
         """The log file."""
-        return f"less {self._log(name)}"
+        return f"less {self._unit(name).log}"
 
-    def _pidfile(self, name: Name) -> Path:
-        return self._paths.run / f"{name}.pid"
-
-    def _log(self, name: Name) -> Path:
-        return self._paths.log / f"{name}.log"
-
-    def _pid(self, name: Name) -> int:
-        try:
-            pid = int(self._pidfile(name).read_text())
-            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-        except (OSError, ValueError, IndexError):
-            return 0
-        return pid if str(self._pidfile(name)).encode() in command and state != "Z" else 0
-
-
-def _ended(process: int, seconds: float) -> bool:
-    """Wait for the end of the process that a pidfd stands for."""
-    poll = select.poll()
-    poll.register(process, select.POLLIN)
-    return bool(poll.poll(seconds * 1000))
+    def _unit(self, name: Name) -> Supervised:
+        return Supervised(self._paths.run / f"{name}.pid", self._paths.log / f"{name}.log")

@@ -1,0 +1,114 @@
+"""One process under our own supervisor, found again by its pid file."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+START_SECONDS = 30.0
+STOP_SECONDS = 60.0
+ENVIRONMENT = {"GRPC_ENABLE_FORK_SUPPORT": "0", "GRPC_VERBOSITY": "ERROR"}
+"""What the unit files set too: keeps gRPC's own lines out of the logs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Supervised:
+    """A supervisor and the process that it keeps running."""
+
+    pidfile: Path
+    log: Path
+
+    @property
+    def pid(self) -> int:
+        """The supervisor's process id; 0 where it does not run. A pid that somebody else has by now is not ours."""
+        try:
+            pid = int(self.pidfile.read_text())
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        except (OSError, ValueError, IndexError):
+            return 0
+        return pid if str(self.pidfile).encode() in command and state != "Z" else 0
+
+    @property
+    def child(self) -> int:
+        """The process id of what the supervisor keeps running; 0 where there is none at the moment."""
+        pid = self.pid
+        try:
+            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split() if pid else []
+        except OSError:
+            return 0
+        return int(children[0]) if children else 0
+
+    def launch(self, command: Sequence[str]) -> list[str]:
+        """The command line that starts the supervisor; it returns once the pid file is written."""
+        return [sys.executable, "-m", "sampan.cli.supervisor", "--pidfile", str(self.pidfile), "--log", str(self.log),
+                "--", *command]
+
+    def restart(self) -> None:
+        """Have the supervisor end its process and start it again at once."""
+        if pid := self.pid:
+            os.kill(pid, signal.SIGHUP)
+
+    def stop(self, seconds: float = STOP_SECONDS) -> bool:
+        """SIGTERM to the supervisor, which hands it on; SIGKILL to both when they do not end in time.
+
+        Tells whether it ran; returns when it has ended.
+        """
+        return self._end(signal.SIGTERM, seconds)
+
+    def kill(self) -> bool:
+        """End supervisor and process at once; tells whether it ran."""
+        return self._end(signal.SIGKILL, 0)
+
+    def _end(self, how: signal.Signals, seconds: float) -> bool:
+        pid, child = self.pid, self.child
+        if not pid:
+            return False
+        with contextlib.ExitStack() as opened:
+            handles = [opened.enter_context(handle) for handle in (_Handle(pid), _Handle(child))]
+            handles[0].send(how)
+            if how is signal.SIGKILL or not handles[0].ended(seconds):
+                for handle in handles:
+                    handle.send(signal.SIGKILL)
+            for handle in handles:
+                handle.ended(STOP_SECONDS)
+        self.pidfile.unlink(missing_ok=True)
+        return True
+
+
+class _Handle:
+    """A process, by a descriptor that never comes to mean another one; of process 0, nothing."""
+
+    def __init__(self, pid: int) -> None:
+        self._handle = -1
+        if pid:
+            with contextlib.suppress(ProcessLookupError):
+                self._handle = os.pidfd_open(pid)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._handle >= 0:
+            os.close(self._handle)
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal; nothing happens where it has ended."""
+        if self._handle >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._handle, number)
+
+    def ended(self, seconds: float) -> bool:
+        """Wait for its end; tells whether it has come."""
+        if self._handle < 0:
+            return True
+        poll = select.poll()
+        poll.register(self._handle, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))

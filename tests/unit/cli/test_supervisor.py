@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from sampan.cli.background import Supervised
+from sampan.cli.fdstore import LIMIT, FdStore
+
+SERVICE = """
+import os, socket, sys, time
+names = os.environ.get("LISTEN_FDNAMES", "").split(":")
+if "LISTEN_FDS" in os.environ:
+    assert os.environ["LISTEN_PID"] == str(os.getpid())
+    listener = socket.socket(fileno=3 + names.index("dns"))
+else:
+    listener = socket.create_server(("127.0.0.1", 0))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.connect(os.environ["NOTIFY_SOCKET"])
+        notify.sendmsg([b"READY=1"])
+        socket.send_fds(notify, [b"FDSTORE=1\\nFDNAME=dns"], [listener.fileno()])
+print("port", listener.getsockname()[1], flush=True)
+while True:
+    connection, _ = listener.accept()
+    connection.sendall(str(os.getpid()).encode())
+    connection.close()
+"""
+
+
+def until(holds: Callable[[], object], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def unit(tmp_path: Path) -> Iterator[Supervised]:
+    made = Supervised(tmp_path / "x.pid", tmp_path / "x.log")
+    yield made
+    made.kill()
+
+
+def start(unit: Supervised, *command: str) -> None:
+    subprocess.run(unit.launch(command), check=True, timeout=30)
+
+
+def ask(port: int) -> int:
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        return int(connection.recv(20))
+
+
+def test_a_stored_socket_outlives_a_restart_and_a_crash_and_refuses_nobody(unit: Supervised) -> None:
+    start(unit, sys.executable, "-c", SERVICE)
+    until(lambda: unit.log.exists() and "port" in unit.log.read_text())
+    port = int(unit.log.read_text().split()[1])
+    first = ask(port)
+    assert first == unit.child
+    unit.restart()
+    until(lambda: unit.child not in (0, first))
+    second = ask(port)
+    assert second != first
+    os.kill(second, signal.SIGKILL)
+    third = ask(port)  # is connected while there is no service, and answered by the next one
+    assert third not in (first, second)
+    assert "starts again as asked" in unit.log.read_text()
+    assert "ended with code -9; again in 0.5 s" in unit.log.read_text()
+
+
+def test_stop_ends_the_pause_before_the_next_try(unit: Supervised) -> None:
+    start(unit, "/bin/false")
+    until(lambda: "again in 2.0 s" in unit.log.read_text())
+    started = time.monotonic()
+    assert unit.stop(30)
+    assert time.monotonic() - started < 1.9
+    assert not unit.pid
+
+
+def test_a_command_that_cannot_be_run_is_told(unit: Supervised) -> None:
+    start(unit, "/nowhere/at-all")
+    until(lambda: unit.log.exists() and "ended with code 127" in unit.log.read_text())
+    assert "/nowhere/at-all: No such file or directory" in unit.log.read_text()
+
+
+def test_kill_ends_supervisor_and_process(unit: Supervised) -> None:
+    start(unit, "/bin/sh", "-c", "trap '' TERM; while :; do sleep 1; done", "--", "kept")
+    until(lambda: unit.child)
+    child = unit.child
+    assert b"--\0kept" in Path(f"/proc/{child}/cmdline").read_bytes()
+    assert unit.kill()
+    assert not Path(f"/proc/{child}").exists() or Path(f"/proc/{child}/stat").read_text().split()[2] == "Z"
+    assert not unit.kill()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[FdStore]:
+    made = FdStore(tmp_path / "n")
+    yield made
+    made.close()
+
+
+def send(store: FdStore, message: bytes, *files: int) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.connect(str(store.path))
+        socket.send_fds(notify, [message], files)
+    store.receive()
+
+
+def test_the_store_keeps_each_file_once_and_removes_by_name(store: FdStore) -> None:
+    pipe = os.pipe()
+    send(store, b"FDSTORE=1\nFDNAME=a", *pipe)
+    send(store, b"FDSTORE=1\nFDNAME=b", pipe[0])
+    assert store.names == ["a", "a"]
+    send(store, b"FDSTOREREMOVE=1\nFDNAME=b")
+    assert store.names == ["a", "a"]
+    send(store, b"FDSTOREREMOVE=1\nFDNAME=a")
+    assert store.names == []
+    for end in pipe:
+        os.close(end)
+
+
+def test_the_store_drops_what_it_does_not_keep(store: FdStore) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    with Path(os.devnull).open() as null:
+        send(store, b"\xff\xfe no message", null.fileno())
+        send(store, b"READY=1\nSTATUS=well", null.fileno())
+    assert store.names == []
+    sockets = [socket.socket() for _ in range(LIMIT + 5)]
+    for one in sockets:
+        send(store, b"FDSTORE=1", one.fileno())
+        one.close()
+    assert len(store.names) == LIMIT
+    assert set(store.names) == {"stored"}
+    store.close()
+    assert len(os.listdir("/proc/self/fd")) == before - 1
