@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from netplugin.overlay import BACKENDS, VXLAN
 from sampan.loop.settings import LEVELS, ConfigError, Option, Settings, absolute_path, log_level, optional_path
 
 NAME_LIMIT = 52
@@ -39,9 +40,12 @@ class Config:
     bootstrap_token_file: Path | None
     ca_hash: str
     pod_cidr: str
+    network_backend: str
+    vxlan_checksum_offload: bool
     max_pods: int
     pod_pids_limit: int
     resolv_conf: Path
+    port: int
     log_level: str
 
     @property
@@ -96,6 +100,15 @@ def _network(text: str) -> str:
         raise ValueError(f"must be a network, such as 10.244.0.0/16 ({error})") from None
 
 
+def _one_of(*words: str) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"must be {' or '.join(words)}")
+        return text
+
+    return read
+
+
 def _number(least: int) -> Callable[[str], int]:
     def read(text: str) -> int:
         if not (text.isascii() and text.isdigit()) or int(text) < least:
@@ -103,6 +116,12 @@ def _number(least: int) -> Callable[[str], int]:
         return int(text)
 
     return read
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or not 0 <= int(text) <= 65535:
+        raise ValueError("must be a port number between 0 and 65535")
+    return int(text)
 
 
 def _cgroup_root(text: str) -> str:
@@ -138,9 +157,14 @@ _OPTIONS = (
     Option("ca-hash", "", "HASH", "the hash of the cluster CA's public key, sha256:…", str),
     Option("pod-cidr", "", "CIDR", "the cluster's pod network, which pods reach without masquerade (default: the "
            "node's own part)", _network),
+    Option("network-backend", VXLAN, "NAME", "how pods of other nodes are reached: vxlan, or host-gw where all nodes "
+           "share a link; the same on every node", _one_of(*BACKENDS)),
+    Option("vxlan-checksum-offload", "off", "on|off", "leave checksums of VXLAN packets to the network card",
+           lambda text: _one_of("on", "off")(text) == "on"),
     Option("max-pods", "110", "N", "how many pods this node takes", _number(1)),
     Option("pod-pids-limit", "0", "N", "processes a pod may have, 0 for no limit", _number(0)),
     Option("resolv-conf", "/etc/resolv.conf", "FILE", "the resolver configuration that pods get", absolute_path),
+    Option("port", "10250", "PORT", "HTTPS: metrics and what else others may read of this node; 0 for none", _port),
     Option("log-level", "info", "LEVEL", ", ".join(LEVELS), log_level),
 )
 

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
+from ipaddress import IPv4Address
 from pathlib import Path
 
 from agent import config as settings
@@ -24,7 +25,8 @@ from agent.link.files import NodeFiles
 from agent.link.link import Link
 from agent.link.protocol import JoinError
 from agent.link.streams import AgentStreams, NamespaceConnector
-from agent.network import NetworkSetup
+from agent.network.peers import announce
+from agent.network.setup import NetworkSetup
 from agent.node.facts import FactsError, HostFacts, health, host_facts, node_address
 from agent.node.heartbeat import Heartbeat
 from agent.node.status import NodeSettings
@@ -41,6 +43,7 @@ from agent.volumes.host import HostVolumes
 from agent.volumes.mounts import HostMounter
 from netplugin import netns
 from netplugin.network import NodeNetwork
+from netplugin.overlay import Settings as OverlaySettings
 from netplugin.protocol import NetworkError
 from sampan import __version__
 from sampan.api.resources import NODES
@@ -78,13 +81,13 @@ class Agent:
     async def run(self) -> None:
         """Run until cancelled."""
         config, clock = self._config, self._clock
-        files = NodeFiles(config.certificates)
+        files, address = NodeFiles(config.certificates), node_address(config.node_ip)
         engine = DockerEngine(config.docker_host)
-        network = make_network(config, clock)
+        network = make_network(config, clock, address)
         volumes = make_volumes(config, clock)
         try:
             info = await self._engine_info(engine)
-            facts, address = host_facts(), node_address(config.node_ip)
+            facts = host_facts()
             link = Link(config.node_name, config.node_server, files, clock,
                         checkpoint=Checkpoint(config.root_dir, config.node_name))
             news = asyncio.Event()
@@ -95,7 +98,8 @@ class Agent:
             manager = PodManager(rooms)
             link.serve_streams(AgentStreams(engine, manager, NamespaceConnector(netns.open_socket), clock))
             heartbeat = Heartbeat(NodeSettings(config.node_name, address, config.max_pods), facts, health, engine,
-                                  link.view, link.reports, clock, problems=(setup.problem,), news=news)
+                                  link.view, link.reports, clock, problems=(setup.problem,), news=news,
+                                  annotations=lambda: announce(network.announcement()))
             async with asyncio.TaskGroup() as group:
                 group.create_task(link.run())
                 for name, run in (("heartbeat", partial(self._beat, heartbeat, link, setup)),
@@ -173,9 +177,13 @@ class Agent:
             await self._clock.sleep(interval)
 
 
-def make_network(config: settings.Config, clock: Clock) -> NodeNetwork:
-    """The pod network, with its files under the run directory."""
-    return NodeNetwork(config.run_dir / "ipam", cluster_cidr=config.pod_cidr, clock=clock)
+def make_network(config: settings.Config, clock: Clock, address: str = "") -> NodeNetwork:
+    """The pod network, with its files under the run directory. `address`: the node's; without it, no other node's
+    pods are reached.
+    """
+    overlay = OverlaySettings(IPv4Address(address), config.network_backend,
+                              config.vxlan_checksum_offload) if address else None
+    return NodeNetwork(config.run_dir / "ipam", cluster_cidr=config.pod_cidr, overlay=overlay, clock=clock)
 
 
 def make_volumes(config: settings.Config, clock: Clock) -> HostVolumes:

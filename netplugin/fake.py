@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv4Network
 
 from netplugin import names
 from netplugin.ipam import next_free
-from netplugin.protocol import Attachment, NetworkError, Sandbox
+from netplugin.protocol import Attachment, NetworkError, Peer, Sandbox
 
 
 class FakeNetwork:
@@ -20,12 +20,24 @@ class FakeNetwork:
         self.sandboxes: dict[str, Sandbox] = {}
         self.broken: NetworkError | None = None
         self.calls: list[tuple[str, str]] = []
+        self.peers: set[Peer] = set()
         self._told: list[Callable[[str], None]] = []
 
     async def setup(self, pod_cidr: str) -> None:
         """Remember the CIDR."""
         self.calls.append(("setup", pod_cidr))
         self._subnet = IPv4Network(pod_cidr)
+
+    async def follow(self, peers: Collection[Peer]) -> None:
+        """Remember them."""
+        self.calls.append(("follow", ""))
+        self.peers = set(peers)
+
+    def announcement(self) -> Peer | None:
+        """As that of a node with VXLAN at 192.0.2.1."""
+        if self._subnet is None:
+            return None
+        return Peer("", "192.0.2.1", str(self._subnet), "vxlan", names.vtep_mac(self._subnet.network_address))
 
     async def attach(self, sandbox: Sandbox) -> Attachment:
         """The next free address."""

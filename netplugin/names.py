@@ -7,6 +7,8 @@ import re
 from ipaddress import IPv4Address
 
 BRIDGE = "sampan0"
+VXLAN = "sampan.1"
+"""Ends in the network's number (VNI), as flannel's flannel.1 does."""
 POD_INTERFACE = "eth0"
 _VETH = "smp"
 
@@ -35,3 +37,11 @@ def pod_mac(ip: IPv4Address) -> str:
 def host_mac(ip: IPv4Address) -> str:
     """The MAC address of the host's end. Being set by us, it is left alone by udev and systemd-networkd."""
     return "0e:58:" + ip.packed.hex(":")
+
+
+def vtep_mac(address: IPv4Address) -> str:
+    """The MAC address of the VXLAN device, made from its IP (the first of the node's pod CIDR).
+
+    So it outlives restarts, reboots and a deletion by hand, and other nodes have nothing to learn anew.
+    """
+    return "0e:59:" + address.packed.hex(":")

@@ -13,12 +13,13 @@ from typing import ParamSpec, TypeVar
 from weakref import WeakValueDictionary
 
 from netplugin import names, netns, rules
+from netplugin import overlay as overlays
 from netplugin.ipam import Ipam, Lease
-from netplugin.kernel import conntrack, links
+from netplugin.kernel import conntrack, links, overlay
 from netplugin.kernel.firewall import Firewall
 from netplugin.kernel.monitor import disturbances
 from netplugin.plan import BridgeSpec, Connect, CreateBridge, DeletePort, PortSpec, plan
-from netplugin.protocol import Attachment, NetworkError, Sandbox
+from netplugin.protocol import Attachment, NetworkError, Peer, Sandbox
 from sampan.loop.backoff import Backoff
 from sampan.loop.clock import Clock, SystemClock
 
@@ -33,24 +34,33 @@ _SETTLE = 1.0
 _NEW = 60.0
 """Seconds for which a fresh attachment is safe from `reconcile`, whose list may be older than it."""
 
+_OF_CLUSTER = frozenset((rules.FORWARD, rules.POSTROUTING))
+"""The chains that tell the cluster's networks from others."""
+
 
 class NodeNetwork:
     """The pod network of the network namespace that this process is in."""
 
     def __init__(self, state_dir: Path = Path("/run/sampan/ipam"), *, cluster_cidr: str = "",
-                 bridge: str = names.BRIDGE, mtu: int = 0, resync: float = 30.0, clock: Clock | None = None) -> None:
-        """`cluster_cidr`: what pods reach without masquerade, by default the node's own CIDR. `mtu` 0: the underlay's.
+                 overlay: overlays.Settings | None = None, bridge: str = names.BRIDGE, mtu: int = 0,
+                 resync: float = 30.0, clock: Clock | None = None) -> None:
+        """`cluster_cidr`: what pods reach without masquerade, beside the CIDRs of all nodes that are known.
 
-        `resync`: seconds between looks at the whole, for what no notification tells (changed firewall rules).
+        `overlay`: how other nodes' pods are reached; None: not at all. `mtu` 0: what the underlay leaves.
+        `resync`: seconds between looks at the whole, for what no notification tells.
         """
         self._ipam = Ipam(state_dir)
         self._cluster_cidr = cluster_cidr
+        self._overlay = overlay
+        self._peers: frozenset[Peer] = frozenset()
         self._bridge_name = bridge
         self._mtu = mtu
         self._resync = resync
         self._clock = clock or SystemClock()
         self._firewall = Firewall()
         self._rules_lock = asyncio.Lock()
+        self._overlay_lock = asyncio.Lock()
+        self._underlay = overlays.Underlay("", 0)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._pool = ThreadPoolExecutor(4, "network")
         self._pod_cidr: IPv4Network | None = None
@@ -61,14 +71,30 @@ class NodeNetwork:
 
     async def setup(self, pod_cidr: str) -> None:
         """Bridge, kernel parameters and rules; pods that are attached already stay so."""
-        subnet = IPv4Network(pod_cidr)
-        mtu = self._mtu or await self._blocking(links.default_mtu)
-        self._pod_cidr = subnet
-        self._bridge = BridgeSpec(self._bridge_name, IPv4Interface((subnet.network_address + 1, subnet.prefixlen)), mtu)
+        self._pod_cidr = IPv4Network(pod_cidr)
+        await self._measure()
         await self._blocking(self._set_parameters)
         await self._repair_links()
         async with self._rules_lock:
             await self._firewall.apply(await self._chains())
+        await self._repair_overlay()
+
+    async def follow(self, peers: Collection[Peer]) -> None:
+        """Routes, neighbours and forwarding entries for these nodes, and what is in the cluster by the rules."""
+        before, self._peers = self._peers, frozenset(peers)
+        if self._bridge is None:
+            return  # setup does it
+        if {peer.subnet for peer in before} != {peer.subnet for peer in self._peers}:
+            async with self._rules_lock:
+                await self._firewall.write([chain for chain in await self._chains() if chain.name in _OF_CLUSTER])
+        await self._repair_overlay()
+
+    def announcement(self) -> Peer | None:
+        """Once the node has its CIDR."""
+        if self._overlay is None or self._pod_cidr is None:
+            return None
+        mac = names.vtep_mac(self._pod_cidr.network_address) if self._overlay.backend == overlays.VXLAN else ""
+        return Peer("", str(self._overlay.node_ip), str(self._pod_cidr), self._overlay.backend, mac)
 
     async def attach(self, sandbox: Sandbox) -> Attachment:
         """Repeated for a sandbox that has its address, this repairs what is broken."""
@@ -127,6 +153,7 @@ class NodeNetwork:
         """Leave nothing behind."""
         async with self._rules_lock:
             await self._firewall.remove(await self._chains())
+        await self._blocking(overlay.teardown, self._overlay.device if self._overlay else names.VXLAN)
         await self._blocking(links.teardown, self._bridge_name)
         await self._blocking(self._ipam.clear)
 
@@ -136,9 +163,11 @@ class NodeNetwork:
         return await self._blocking(netns.open_socket, pid, family, kind)
 
     async def heal(self) -> None:
-        """Put back what others took away: bridge, ports, jumps, chains, parameters."""
+        """Put back what others took away: bridge, ports, overlay, jumps, chains, parameters."""
+        await self._measure()
         await self._blocking(self._set_parameters)
         await self._repair_links()
+        await self._repair_overlay()
         async with self._rules_lock:
             await self._firewall.check(await self._chains())
 
@@ -175,6 +204,28 @@ class NodeNetwork:
         async for _ in disturbances():
             self._disturbed.set()
 
+    async def _measure(self) -> None:
+        """The underlay's MTU, and so that of pods; it may change at any time."""
+        subnet = self._subnet()
+        if self._overlay is not None:
+            self._underlay = await self._blocking(overlay.underlay, self._overlay.node_ip)
+            mtu = self._mtu or overlays.mtu(self._overlay, self._underlay)
+        else:
+            mtu = self._mtu or await self._blocking(links.default_mtu)
+        self._bridge = BridgeSpec(self._bridge_name, IPv4Interface((subnet.network_address + 1, subnet.prefixlen)), mtu)
+
+    async def _repair_overlay(self) -> None:
+        if self._overlay is None:
+            return
+        wish = overlays.wanted(self._overlay, self._subnet(), self._underlay, self._peers)
+        async with self._overlay_lock:
+            seen = await self._blocking(overlay.observe, self._overlay.device)
+            actions = overlays.plan(wish, seen, self._overlay.device)
+            if actions:
+                kinds = dict.fromkeys(type(action).__name__ for action in actions)
+                log.info("changing the overlay: %s", ", ".join(kinds))
+                await self._blocking(overlay.apply, actions)
+
     async def _repair_links(self) -> None:
         bridge, _ = self._ready()
         leases = await self._blocking(self._ipam.leases)
@@ -209,9 +260,10 @@ class NodeNetwork:
     async def _chains(self) -> list[rules.Chain]:
         subnet = self._pod_cidr or IPv4Network("0.0.0.0/32")
         leases = [lease for lease in await self._blocking(self._ipam.leases) if lease.host_ports]
-        cluster = IPv4Network(self._cluster_cidr) if self._cluster_cidr else subnet
+        cluster = overlays.cluster_networks(self._cluster_cidr, subnet, self._peers)
+        device = self._overlay.device if self._overlay and self._overlay.backend == overlays.VXLAN else ""
         backend = await self._firewall.backend()
-        return rules.chains(rules.Firewall(subnet, cluster, tuple(leases), backend.random_fully))
+        return rules.chains(rules.Firewall(subnet, cluster, tuple(leases), device, backend.random_fully))
 
     async def _lease(self, sandbox_id: str) -> Lease | None:
         leases = await self._blocking(self._ipam.leases)
@@ -220,6 +272,11 @@ class NodeNetwork:
     def _attachment(self, lease: Lease) -> Attachment:
         bridge, _ = self._ready()
         return Attachment(str(lease.ip), str(bridge.address.ip), names.veth(lease.sandbox_id), names.pod_mac(lease.ip))
+
+    def _subnet(self) -> IPv4Network:
+        if self._pod_cidr is None:
+            raise NetworkError("the node has no pod CIDR yet")
+        return self._pod_cidr
 
     def _ready(self) -> tuple[BridgeSpec, IPv4Network]:
         if self._bridge is None or self._pod_cidr is None:

@@ -47,11 +47,34 @@ class Attachment:
     mac: str
 
 
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A node as the others' networks see it.
+
+    `address` is the one by which nodes reach it, `subnet` its pod CIDR, `mac` that of its VXLAN device ("" for none).
+    """
+
+    name: str
+    address: str
+    subnet: str
+    backend: str = "vxlan"
+    mac: str = ""
+
+
 class Network(Protocol):
     """One node's pod network. Every call may be repeated and then changes nothing."""
 
     async def setup(self, pod_cidr: str) -> None:
         """Bring up bridge, masquerade and forwarding for the node's CIDR, or repair them."""
+
+    async def follow(self, peers: Collection[Peer]) -> None:
+        """These are the other nodes now: lead traffic for their pods there, and for no others."""
+
+    def announcement(self) -> Peer | None:
+        """What the other nodes must be told of this one; None before `setup`, or where they need nothing.
+
+        Its `name` is empty.
+        """
 
     async def attach(self, sandbox: Sandbox) -> Attachment:
         """Give the sandbox an address and connect it."""

@@ -61,11 +61,15 @@ class Chain:
 
 @dataclass(frozen=True, slots=True)
 class Firewall:
-    """What the rules depend on: the node's and the cluster's pod networks, and the pods' host ports."""
+    """What the rules depend on: the node's and the cluster's pod networks, and the pods' host ports.
+
+    `overlay`: the device by which pods of other nodes are reached, "" where that is the underlay itself.
+    """
 
     pod_cidr: IPv4Network
-    cluster_cidr: IPv4Network
+    cluster: tuple[IPv4Network, ...]
     leases: tuple[Lease, ...] = ()
+    overlay: str = ""
     random_fully: bool = True
 
 
@@ -95,7 +99,7 @@ def restore_input(wanted: Iterable[Chain]) -> str:
 
 def _forward(wanted: Firewall) -> tuple[str, ...]:
     """Docker sets FORWARD's policy to DROP; pods' traffic is ours to accept."""
-    return (f"-s {wanted.cluster_cidr} -j ACCEPT", f"-d {wanted.cluster_cidr} -j ACCEPT")
+    return tuple(f"{way} {network} -j ACCEPT" for network in wanted.cluster for way in ("-s", "-d"))
 
 
 def _input() -> tuple[str, ...]:
@@ -104,13 +108,20 @@ def _input() -> tuple[str, ...]:
 
 
 def _postrouting(wanted: Firewall) -> tuple[str, ...]:
-    """Pods speak to each other by their own addresses, and to the world by the node's."""
+    """Pods speak to each other by their own addresses, also across nodes, and to the world by the node's.
+
+    What this node sends to another node's pod under an address that is not the cluster's (a ClusterIP was asked for,
+    and its connection got the underlay's address) leaves under that of the overlay's device: the answer must come
+    back the same way.
+    """
     masquerade = "-j MASQUERADE --random-fully" if wanted.random_fully else "-j MASQUERADE"
-    return (
-        f"-m mark --mark {MARK} {masquerade}",
-        f"-s {wanted.pod_cidr} -d {wanted.cluster_cidr} -j RETURN",
-        f"-s {wanted.pod_cidr} ! -d 224.0.0.0/4 {masquerade}",
-    )
+    rules = [f"-m mark --mark {MARK} {masquerade}"]
+    rules += [f"-s {wanted.pod_cidr} -d {network} -j RETURN" for network in wanted.cluster]
+    rules.append(f"-s {wanted.pod_cidr} ! -d 224.0.0.0/4 {masquerade}")
+    if wanted.overlay:
+        rules += [f"-s {network} -j RETURN" for network in wanted.cluster]
+        rules.append(f"-o {wanted.overlay} {masquerade}")
+    return tuple(rules)
 
 
 def _host_ports(wanted: Firewall) -> Sequence[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from agent.engine.protocol import Engine, EngineError, EngineInfo
@@ -29,12 +29,13 @@ class Heartbeat:
     """Looks at the host every ten seconds, and whenever `news` is set, and reports.
 
     `problems` are asked each time what else keeps pods from running here (the network is not set up yet, …); each
-    answers "" or a sentence. `measure` reads the host's health.
+    answers "" or a sentence. `measure` reads the host's health. `annotations`: what else the Node says of this host.
     """
 
     def __init__(self, settings: NodeSettings, facts: HostFacts, measure: Callable[[Path], Health], engine: Engine,
                  view: ClusterView, reports: Reports, clock: Clock, *,
-                 problems: Sequence[Callable[[], str]] = (), news: asyncio.Event | None = None) -> None:
+                 problems: Sequence[Callable[[], str]] = (), news: asyncio.Event | None = None,
+                 annotations: Callable[[], Mapping[str, str]] = dict) -> None:
         self._settings = settings
         self._facts = facts
         self._measure = measure
@@ -43,6 +44,7 @@ class Heartbeat:
         self._reports = reports
         self._clock = clock
         self._problems = problems
+        self._annotations = annotations
         self._due = news or asyncio.Event()
         self._info: EngineInfo | None = None
         self._last: core_v1.Node | None = None
@@ -67,7 +69,8 @@ class Heartbeat:
         runtime = await self._runtime()
         root = Path(self._info.root_dir) if self._info else Path("/var/lib")
         previous = self._last or self._view.get(NODES, self._settings.name)
-        node = node_object(self._settings, self._facts, self._measure(root), runtime, previous, self._clock.now())
+        node = node_object(self._settings, self._facts, self._measure(root), runtime, previous, self._clock.now(),
+                           self._annotations())
         due = self._clock.monotonic() - self._reported >= REPORT_SECONDS
         if due or differs(self._last, node) or self._master_doubts(node):
             self._reports.node(node)
@@ -88,11 +91,16 @@ class Heartbeat:
         return Runtime(self._info, problem)
 
     def _master_doubts(self, node: core_v1.Node) -> bool:
-        """Whether the master has other conditions than ours: it marks silent nodes Unknown, and may lose the Node."""
+        """Whether the master has other conditions than ours: it marks silent nodes Unknown, and may lose the Node.
+
+        So may others with the annotations by which the other nodes find this one.
+        """
         if not self._view.authoritative:
             return False
         seen = self._view.get(NODES, self._settings.name)
         if seen is None:
+            return True
+        if any(seen.metadata.annotations.get(key) != value for key, value in node.metadata.annotations.items()):
             return True
         theirs = {item.type: item.status for item in seen.status.conditions}
         return any(theirs.get(item.type) != item.status for item in node.status.conditions)

@@ -26,6 +26,8 @@ class NodeSettings:
     name: str
     address: str
     max_pods: int = PODS_DEFAULT
+    port: int = 0
+    """Of this agent's own server; 0 for none."""
     labels: Mapping[str, str] = field(default_factory=dict)
     taints: Sequence[core_v1.Taint] = ()
 
@@ -39,7 +41,8 @@ class Runtime:
 
 
 def node_object(settings: NodeSettings, facts: HostFacts, health: Health, runtime: Runtime,
-                previous: core_v1.Node | None, now: datetime) -> core_v1.Node:
+                previous: core_v1.Node | None, now: datetime,
+                annotations: Mapping[str, str] | None = None) -> core_v1.Node:
     """The Node as this agent reports it. Transition times are carried over from `previous`."""
     stamp = Time.of(now)
     old = {item.type: item for item in previous.status.conditions} if previous else {}
@@ -47,7 +50,8 @@ def node_object(settings: NodeSettings, facts: HostFacts, health: Health, runtim
                   for kind, status, reason, message in judge(health, runtime)]
     capacity = _capacity(settings, facts, health)
     return core_v1.Node(
-        metadata=meta_v1.ObjectMeta(name=settings.name, labels=_labels(settings, facts)),
+        metadata=meta_v1.ObjectMeta(name=settings.name, labels=_labels(settings, facts),
+                                    annotations=dict(annotations or {})),
         spec=core_v1.NodeSpec(taints=list(settings.taints)),
         status=core_v1.NodeStatus(
             capacity=capacity,
@@ -55,6 +59,7 @@ def node_object(settings: NodeSettings, facts: HostFacts, health: Health, runtim
             conditions=conditions,
             addresses=[core_v1.NodeAddress(type="InternalIP", address=settings.address),
                        core_v1.NodeAddress(type="Hostname", address=facts.hostname)],
+            daemon_endpoints=_endpoints(settings.port),
             node_info=_node_info(facts, runtime.info)))
 
 
@@ -91,6 +96,10 @@ def _condition(kind: str, yes: bool, reason: str, message: str,
                                  last_heartbeat_time=now, last_transition_time=since)
 
 
+def _endpoints(port: int) -> core_v1.NodeDaemonEndpoints | None:
+    return core_v1.NodeDaemonEndpoints(kubelet_endpoint=core_v1.DaemonEndpoint(port=port)) if port else None
+
+
 def _labels(settings: NodeSettings, facts: HostFacts) -> dict[str, str]:
     return {"kubernetes.io/hostname": settings.name, "kubernetes.io/os": "linux",
             "kubernetes.io/arch": facts.architecture, "beta.kubernetes.io/os": "linux",
@@ -123,7 +132,7 @@ def differs(old: core_v1.Node | None, new: core_v1.Node) -> bool:
 
     def essence(node: core_v1.Node) -> tuple[object, ...]:
         conditions = [(item.type, item.status, item.reason, item.message) for item in node.status.conditions]
-        return (node.metadata.labels, node.status.capacity, node.status.allocatable, node.status.addresses,
-                node.status.node_info, conditions)
+        return (node.metadata.labels, node.metadata.annotations, node.status.capacity, node.status.allocatable,
+                node.status.addresses, node.status.node_info, node.status.daemon_endpoints, conditions)
 
     return essence(old) != essence(new)

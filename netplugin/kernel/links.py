@@ -40,7 +40,7 @@ def observe(bridge: str) -> Seen:
     """The bridge and all veths with names of ours."""
     seen_bridge = None
     ports: dict[str, SeenPort] = {}
-    with _translated("read the links"):
+    with translated("read the links"):
         for link in dump.links():
             if link.name == bridge:
                 seen_bridge = SeenBridge(link.index, link.mac, link.mtu, link.up, dump.addresses(link.index))
@@ -51,14 +51,14 @@ def observe(bridge: str) -> Seen:
 
 def apply(actions: Iterable[Action]) -> None:
     """Do what `plan` found."""
-    with _netlink("change the links") as netlink:
+    with netlink_socket("change the links") as netlink:
         for action in actions:
             _apply(netlink, action)
 
 
 def default_mtu() -> int:
     """The smallest MTU of the links that a default route leaves by; 1500 without one."""
-    with _netlink("read the default route") as netlink:
+    with netlink_socket("read the default route") as netlink:
         indices = [route.get("oif") for route in netlink.get_routes(family=2) if route["dst_len"] == 0]
         mtus = [link.get("mtu") for link in netlink.get_links() if link["index"] in indices]
     return min((mtu for mtu in mtus if mtu), default=1500)
@@ -66,7 +66,7 @@ def default_mtu() -> int:
 
 def connect(port: PortSpec, bridge: BridgeSpec, pid: int) -> None:
     """Join the namespace of a process to the bridge by a veth pair, or repair that; nothing where it is well."""
-    with _netlink(f"connect {port.ip}") as netlink:
+    with netlink_socket(f"connect {port.ip}") as netlink:
         found = _link(netlink, port.name)
         if found is not None and _inside_is_well(found, port, bridge, pid):
             _join_bridge(netlink, port.name, bridge)
@@ -80,13 +80,13 @@ def connect(port: PortSpec, bridge: BridgeSpec, pid: int) -> None:
 
 def delete(port: str) -> None:
     """Delete a veth pair by the host's end; one that is not there is fine."""
-    with _netlink(f"delete {port}") as netlink:
+    with netlink_socket(f"delete {port}") as netlink:
         _delete(netlink, port)
 
 
 def teardown(bridge: str) -> None:
     """Delete the bridge and every veth of ours."""
-    with _netlink("take the bridge away") as netlink:
+    with netlink_socket("take the bridge away") as netlink:
         for name in (*observe(bridge).ports, bridge):
             _delete(netlink, name)
 
@@ -105,14 +105,14 @@ def write_sysctl(name: str, value: str, *, missing_ok: bool = False) -> None:
 
 
 @contextlib.contextmanager
-def _netlink(what: str) -> Iterator[Any]:
+def netlink_socket(what: str) -> Iterator[Any]:
     """A netlink socket in the thread's namespace, with errors as ours."""
-    with _translated(what), IPRoute() as netlink:
+    with translated(what), IPRoute() as netlink:
         yield netlink
 
 
 @contextlib.contextmanager
-def _translated(what: str) -> Iterator[None]:
+def translated(what: str) -> Iterator[None]:
     try:
         yield
     except NetlinkError as error:
@@ -159,7 +159,7 @@ def _create_pair(netlink: Any, port: PortSpec, bridge: BridgeSpec, pid: int) -> 
 
 
 def _configure_inside(port: PortSpec, bridge: BridgeSpec, pid: int) -> None:
-    with entered(pid), _netlink(f"set up {names.POD_INTERFACE} of {port.ip}") as inside:
+    with entered(pid), netlink_socket(f"set up {names.POD_INTERFACE} of {port.ip}") as inside:
         inside.link("set", index=1, state="up")  # loopback always is number 1
         index = _index(names.POD_INTERFACE)
         inside.addr("add", index=index, address=str(port.ip), prefixlen=bridge.address.network.prefixlen,
@@ -170,7 +170,7 @@ def _configure_inside(port: PortSpec, bridge: BridgeSpec, pid: int) -> None:
 
 def _inside_is_well(found: Any, port: PortSpec, bridge: BridgeSpec, pid: int) -> bool:
     """Whether the host's end leads to that namespace's eth0, and that has its address and a way out."""
-    with entered(pid), _netlink(f"look at {names.POD_INTERFACE} of {port.ip}") as inside:
+    with entered(pid), netlink_socket(f"look at {names.POD_INTERFACE} of {port.ip}") as inside:
         link = _link(inside, names.POD_INTERFACE)
         if link is None or link["index"] != found.get("link") or link.get("address") != names.pod_mac(port.ip):
             return False

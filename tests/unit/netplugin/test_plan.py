@@ -74,7 +74,7 @@ def test_veth_names_show_the_container_s_id() -> None:
 def test_rules() -> None:
     lease = Lease(IPv4Address("10.42.7.2"), "id", "web", "front", "uid",
                   (HostPort(8080, 80), HostPort(5353, 53, "UDP", "127.0.0.1")))
-    wanted = Firewall(IPv4Network("10.42.7.0/24"), IPv4Network("10.42.0.0/16"), (lease,), random_fully=False)
+    wanted = Firewall(IPv4Network("10.42.7.0/24"), (IPv4Network("10.42.0.0/16"),), (lease,), random_fully=False)
     text = restore_input(chains(wanted))
     assert text.count("COMMIT") == 2
     assert ('-A SAMPAN-HOSTPORTS -p tcp -m tcp --dport 8080 -m comment --comment "web/front" '
