@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from master.config import Config
+from sampan.api.types import core_v1
 from sampan.client.events import EventRecorder
 from sampan.client.informer import InformerFactory
 from sampan.client.protocol import Client
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 Run = Callable[[], Awaitable[None]]
 
 NODE_CERTIFICATE_LIFETIME = timedelta(days=365)
+_SERVING_USAGES = ("digital signature", "server auth")
 
 
 @dataclass(slots=True)
@@ -59,7 +61,7 @@ def _add_controllers(result: Components, config: Config, client: Client, informe
                      pki: ClusterPki | None) -> None:
     from master.controllers.manager import ControllerManager, ControllerOptions  # noqa: PLC0415 - only if wanted
 
-    options = ControllerOptions(cluster_cidr=config.pod_cidr,
+    options = ControllerOptions(cluster_cidr=config.pod_cidr, node_prefix=config.node_cidr_mask_size,
                                 ca_bundle=pki.path("ca.crt").read_text() if pki else "",
                                 signer=pki.authority() if pki else None)
     result.runs["controllers"] = ControllerManager(client, clock, options, informers=informers).run
@@ -80,7 +82,7 @@ def _add_nodes(result: Components, config: Config, client: Client, informers: In
 
 
 class NodeSigner:
-    """Renews the certificate of a node that shows its present one."""
+    """Signs for a node that shows its certificate: the next one, and that of its own port."""
 
     def __init__(self, pki: ClusterPki) -> None:
         self._pki = pki
@@ -95,5 +97,27 @@ class NodeSigner:
                 raise forbidden_request("certificates.k8s.io", "certificatesigningrequests", node,
                                         f"node {node} may only renew its own certificate")
             return self._pki.authority().sign(request, ("client auth",), NODE_CERTIFICATE_LIFETIME)
+        except ca.CertificateError as error:
+            raise bad_request(str(error)) from error
+
+    async def sign_serving(self, request: bytes, node: core_v1.Node) -> bytes:
+        """The certificate of the node's port, by the rules of the signer kubernetes.io/kubelet-serving; ApiError 403
+        where the request names somebody else.
+        """
+        from master.controllers import csr_plan  # noqa: PLC0415 - rarely called
+        from sampan.api.errors import bad_request, forbidden_request  # noqa: PLC0415
+
+        name = node.metadata.name
+        try:
+            wish = csr_plan.read(request)
+            why = csr_plan.complaint(csr_plan.NODE_SERVING, _SERVING_USAGES, wish)
+            strange = csr_plan.strange_names(wish, node)
+            if not why and strange:
+                why = f"node {name} has no name or address {', '.join(strange)}"
+            if not why and wish.identity.user != csr_plan.NODE_PREFIX + name:
+                why = f"node {name} may only ask for its own certificate"
+            if why:
+                raise forbidden_request("certificates.k8s.io", "certificatesigningrequests", name, why)
+            return self._pki.authority().sign(request, _SERVING_USAGES, NODE_CERTIFICATE_LIFETIME)
         except ca.CertificateError as error:
             raise bad_request(str(error)) from error

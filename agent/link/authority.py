@@ -139,6 +139,11 @@ class LinkAuthority:
         return IssuedToken(reply.token, datetime.fromtimestamp(reply.issued, UTC),
                            datetime.fromtimestamp(reply.expires, UTC))
 
+    async def serving_certificate(self, request: bytes) -> bytes:
+        """The certificate of this node's port for a request, PEM; AuthorityRefused where it asks for too much."""
+        reply = await self._ask("Renew", node_pb2.RenewRequest(request=request, serving=True), node_pb2.RenewReply)
+        return bytes(reply.certificate)
+
     async def _ask(self, method: str, request: Any, kind: type[R]) -> R:
         stub = self._stub()
         if stub is None:

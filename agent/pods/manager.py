@@ -17,6 +17,7 @@ from agent.engine.protocol import Container, EngineError
 from agent.pods import labels
 from agent.pods.rooms import Rooms
 from agent.pods.worker import PodWorker
+from agent.stats.sample import PodBoxes
 from sampan.api import resources
 from sampan.api.types import core_v1, meta_v1
 from sampan.loop.backoff import Backoff
@@ -81,6 +82,10 @@ class PodManager:
     def pods(self) -> Sequence[core_v1.Pod]:
         """All pods that this node runs, with their newest status."""
         return [worker.pod for worker in self._workers.values()]
+
+    def boxes(self) -> Sequence[PodBoxes]:
+        """The running containers of all pods (PodSource)."""
+        return [worker.boxes() for worker in self._workers.values()]
 
     # The beginning.
 
@@ -181,7 +186,9 @@ class PodManager:
         rounds = 0
         while True:
             await self._wait_for_relist()
+            began = self._rooms.clock.monotonic()
             containers, asked = await self._list()
+            self._rooms.metrics.listed(self._rooms.clock.monotonic() - began)
             for uid, worker in list(self._workers.items()):
                 worker.see_all(containers.get(uid, ()), asked)
             self._strangers = containers.keys() - self._workers.keys()

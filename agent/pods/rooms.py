@@ -14,6 +14,7 @@ from agent.pods.dns import DnsConfig
 from agent.pods.environment import NodeFacts
 from agent.pods.events import PodEvents
 from agent.pods.files import PodFiles
+from agent.pods.metrics import PodMetrics, Uncounted
 from agent.probes.protocol import HttpHook, Prober
 from agent.volumes.protocol import Volumes
 from netplugin.protocol import Network
@@ -59,5 +60,6 @@ class Rooms:
     memory_capacity: int
     dns: DnsConfig = field(default_factory=DnsConfig)
     pod_pids_limit: int = 0
+    metrics: PodMetrics = field(default_factory=Uncounted)
     oom_floor: OomFloor = field(default_factory=OomFloor)
     slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(8))

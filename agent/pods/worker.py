@@ -19,12 +19,14 @@ from agent.engine.protocol import Container, EngineError, EngineEvent, EngineUna
 from agent.pods import steps
 from agent.pods.actions import Actions, StepFailed
 from agent.pods.memory import Memory
+from agent.pods.metrics import Turn
 from agent.pods.model import Desired, Health, Observed
 from agent.pods.observe import Observer
 from agent.pods.plan import next_step, stopping
 from agent.pods.probing import ContainerProbes, initial_health
 from agent.pods.rooms import Rooms
 from agent.pods.status import Situation, make_status
+from agent.stats.sample import PodBoxes
 from sampan.api.types import core_v1
 
 log = logging.getLogger(__name__)
@@ -70,6 +72,8 @@ class PodWorker:
         self._refresh = False
         self._backing_off: dict[str, int] = {}
         self._until: datetime | None = None
+        fresh = not stale and not orphan and not has_volumes and not has_cgroup and not self._memory.containers()
+        self._born = rooms.clock.monotonic() if fresh else None
         self._group: asyncio.TaskGroup
 
     # What others tell the worker.
@@ -124,6 +128,13 @@ class PodWorker:
         sandbox = self._memory.observed(()).sandbox
         return sandbox.container.pid if sandbox and sandbox.state == "running" else 0
 
+    def boxes(self) -> PodBoxes:
+        """The containers that run, for statistics."""
+        observed = self._memory.observed(())
+        sandbox = observed.sandbox
+        return PodBoxes(self.pod, sandbox.container if sandbox and sandbox.state == "running" else None,
+                        {attempt.name: attempt.container for attempt in observed.running()})
+
     def sandbox_ids(self) -> set[str]:
         """All infra containers of the pod whose network may still be there."""
         return {sandbox.id for sandbox in self._memory.observed(()).sandboxes}
@@ -137,11 +148,19 @@ class PodWorker:
             self._tasks.clear()
             self._probes.clear()
             self._memory.killing.clear()  # who was at it has been cancelled with the last run
-            while not await self._turn():
+            while not await self._counted_turn():
                 await self._sleep()
             for task in (*self._tasks.values(), *self._probes.values()):
                 task.cancel()
         self._rooms.images.forget_pod(self._desired.pod.metadata.uid)
+
+    async def _counted_turn(self) -> bool:
+        began = self._rooms.clock.monotonic()
+        kind: Turn = "kill" if self._desired.deleted else "create" if self._reported is None else "sync"
+        try:
+            return await self._turn()
+        finally:
+            self._rooms.metrics.turned(kind, self._rooms.clock.monotonic() - began)
 
     async def _turn(self) -> bool:
         """Look, start every step that can be started now, report; True when nothing is left of the pod."""
@@ -316,6 +335,10 @@ class PodWorker:
             return  # this agent has just begun: the network is being looked up, what was reported still holds
         self._status = make_status(Situation(self._desired, observed, now, self._rooms.node, self._status))
         self._tell_back_off(observed)
+        if self._born is not None and self._status.phase != "Pending":
+            if self._status.phase == "Running":
+                self._rooms.metrics.running(self._rooms.clock.monotonic() - self._born)
+            self._born = None
         if self._status == self._reported or self._desired.gone or self._desired.orphan:
             return
         self._reported = self._status

@@ -13,6 +13,7 @@ from master.controllers import csr_plan as plans
 from master.controllers.base import Controller, Deps, ignore_missing
 from sampan.api.errors import ApiError
 from sampan.api.resources import CERTIFICATESIGNINGREQUESTS as CSRS
+from sampan.api.resources import NODES
 from sampan.api.times import Time
 from sampan.api.types.certificates_v1 import CertificateSigningRequest as Csr
 from sampan.api.types.certificates_v1 import CertificateSigningRequestCondition as Condition
@@ -33,13 +34,14 @@ class Signer(Protocol):
 
 
 class CsrController(Controller[str]):
-    """Approves nodes' client certificates, signs what is approved, and deletes old requests."""
+    """Approves nodes' certificates, signs what is approved, and deletes old requests."""
 
     def __init__(self, deps: Deps, signer: Signer, *, longest: timedelta = LONGEST) -> None:
         super().__init__("csr", deps)
         self._signer = signer
         self._longest = longest
         self._requests = deps.informers.get(CSRS)
+        self._nodes = deps.informers.get(NODES)
         self._requests.add_handler(self._changed)
 
     def _changed(self, old: Csr | None, new: Csr | None) -> None:
@@ -65,10 +67,12 @@ class CsrController(Controller[str]):
             await ignore_missing(self.deps.client.delete(CSRS, key, options=DeleteOptions(uid=csr.metadata.uid)))
 
     async def _approve(self, csr: Csr) -> None:
-        if csr.spec.signer_name != plans.NODE_CLIENT:
+        if csr.spec.signer_name not in (plans.NODE_CLIENT, plans.NODE_SERVING):
             return
         try:
-            message = plans.approval(csr, plans.read(csr.spec.request))
+            wish = plans.read(csr.spec.request)
+            node = self._nodes.get(wish.identity.user.removeprefix(plans.NODE_PREFIX))
+            message = plans.approval(csr, wish, node)
         except CertificateError as error:
             log.info("certificate request %s: %s", csr.metadata.name, error)
             return

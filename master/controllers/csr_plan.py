@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from cryptography import x509
 
 from master.controllers.pods import find
+from sampan.api.types import core_v1
 from sampan.api.types.certificates_v1 import CertificateSigningRequest
 from sampan.pki import ca
 
@@ -65,16 +66,30 @@ def is_to_sign(csr: CertificateSigningRequest) -> bool:
             and csr.spec.signer_name in SIGNERS)
 
 
-def approval(csr: CertificateSigningRequest, wish: Wish) -> str:
-    """The message with which the request is approved, "" where a person has to decide."""
-    if csr.spec.signer_name != NODE_CLIENT or complaint(csr.spec.signer_name, csr.spec.usages, wish):
+def approval(csr: CertificateSigningRequest, wish: Wish, node: core_v1.Node | None = None) -> str:
+    """The message with which the request is approved, "" where a person has to decide.
+
+    `node` is the one that the request is about, where it is there: upstream leaves serving certificates to an
+    administrator, because it does not know which names are a node's; here the Node tells.
+    """
+    signer = csr.spec.signer_name
+    if signer not in (NODE_CLIENT, NODE_SERVING) or complaint(signer, csr.spec.usages, wish):
         return ""
     asker = csr.spec.username or ""
+    if signer == NODE_SERVING:
+        own = asker == wish.identity.user and node is not None and not strange_names(wish, node)
+        return "Auto approving self kubelet serving certificate for the node's own names and addresses." if own else ""
     if asker == wish.identity.user:
         return "Auto approving self kubelet client certificate after SubjectAccessReview."
     if asker.startswith(BOOTSTRAP_PREFIX) and BOOTSTRAP_GROUP in csr.spec.groups:
         return "Auto approving kubelet client certificate after SubjectAccessReview."
     return ""
+
+
+def strange_names(wish: Wish, node: core_v1.Node) -> list[str]:
+    """What a serving certificate is asked for that is no name and no address of the node."""
+    own = {node.metadata.name, *(item.address for item in node.status.addresses)}
+    return sorted(set(wish.names) - own)
 
 
 def complaint(signer: str, usages: Sequence[str], wish: Wish) -> str:

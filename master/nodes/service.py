@@ -147,6 +147,9 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
             raise Refused(400, "this master signs no certificates")
         if not await self._identities.admit(who):
             raise Refused(403, f'node "{who.node}" is not registered')
+        if request.serving:
+            node = await self._client.get(NODES, who.node)  # not from the cache: its addresses may be new
+            return node_pb2.RenewReply(certificate=await self._signer.sign_serving(request.request, node))
         certificate = await self._signer.sign_node(request.request, who.node)
         await self._identities.record(read_certificate(certificate), exists=True)
         log.info('node "%s" has a new certificate', who.node)

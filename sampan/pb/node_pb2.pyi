@@ -292,10 +292,12 @@ class Exit(_message.Message):
     def __init__(self, code: _Optional[int] = ...) -> None: ...
 
 class RenewRequest(_message.Message):
-    __slots__ = ("request",)
+    __slots__ = ("request", "serving")
     REQUEST_FIELD_NUMBER: _ClassVar[int]
+    SERVING_FIELD_NUMBER: _ClassVar[int]
     request: bytes
-    def __init__(self, request: _Optional[bytes] = ...) -> None: ...
+    serving: bool
+    def __init__(self, request: _Optional[bytes] = ..., serving: _Optional[bool] = ...) -> None: ...
 
 class RenewReply(_message.Message):
     __slots__ = ("certificate",)

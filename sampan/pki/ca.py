@@ -21,8 +21,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from sampan.pki.pair import CertificateError, KeyPair
 
 __all__ = ["CA_LIFETIME", "SLACK", "USAGES", "YEAR", "Authority", "CertificateError", "Identity", "KeyPair",
-           "belong_together", "certificate_expiry", "certificate_identity", "certificate_names", "make_request",
-           "new_key", "public_key_hash", "request_identity"]
+           "belong_together", "certificate_expiry", "certificate_identity", "certificate_names", "certificate_usages",
+           "make_request", "new_key", "public_key_hash", "request_identity"]
 
 YEAR = timedelta(days=365)
 CA_LIFETIME = 10 * YEAR
@@ -47,9 +47,11 @@ def new_key() -> bytes:
     return _pem(ec.generate_private_key(ec.SECP256R1()))
 
 
-def make_request(key: bytes, identity: Identity) -> bytes:
-    """A certificate signing request for that identity, PEM."""
+def make_request(key: bytes, identity: Identity, names: Sequence[str] = ()) -> bytes:
+    """A certificate signing request for that identity, PEM; `names` are a server's DNS names and IP addresses."""
     builder = x509.CertificateSigningRequestBuilder().subject_name(_subject(identity))
+    if names:
+        builder = builder.add_extension(x509.SubjectAlternativeName([_name(name) for name in names]), critical=False)
     return builder.sign(_load_key(key), hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 
@@ -82,6 +84,15 @@ def certificate_names(certificate: bytes) -> frozenset[str]:
     except x509.ExtensionNotFound:
         return frozenset()
     return frozenset(str(name.value) for name in extension.value)
+
+
+def certificate_usages(certificate: bytes) -> tuple[str, ...]:
+    """What the certificate may be used for, in the names of USAGES."""
+    try:
+        extension = _load_certificate(certificate).extensions.get_extension_for_class(x509.ExtendedKeyUsage)
+    except x509.ExtensionNotFound:
+        return ()
+    return tuple(name for name, oid in USAGES.items() if oid in extension.value)
 
 
 def public_key_hash(certificate: bytes) -> str:

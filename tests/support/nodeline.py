@@ -35,6 +35,10 @@ class Signer:
         assert ca.request_identity(request).user == f"system:node:{node}"
         return self.authority.sign(request, ("client auth",), ca.YEAR)
 
+    async def sign_serving(self, request: bytes, node: core_v1.Node) -> bytes:
+        assert ca.request_identity(request).user == f"system:node:{node.metadata.name}"
+        return self.authority.sign(request, ("server auth",), ca.YEAR)
+
 
 class Master:
     """A node service over a FakeClient; `client` is the cluster."""

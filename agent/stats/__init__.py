@@ -1,0 +1,1 @@
+"""What the node, its pods and the agent's own work cost and do. Read when somebody asks; counted as it happens."""
