@@ -12,7 +12,7 @@ from master.controllers.pods import ready_condition
 from sampan.api.errors import ApiError
 from sampan.api.resources import ENDPOINTS, ENDPOINTSLICES, NODES, PODS, SERVICES
 from sampan.api.times import Time
-from sampan.api.types.core_v1 import Endpoints, Pod, Service
+from sampan.api.types.core_v1 import Endpoints, Node, Pod, Service
 from sampan.api.types.discovery_v1 import EndpointSlice
 from sampan.client.informer import either, key_of
 from sampan.client.protocol import DeleteOptions
@@ -62,6 +62,7 @@ class EndpointsController(Controller[Key]):
         self._slices, self._endpoints = informers.get(ENDPOINTSLICES), informers.get(ENDPOINTS)
         self._nodes = informers.get(NODES)
         self._pods.add_indexer("namespace", lambda pod: [pod.metadata.namespace])
+        self._pods.add_indexer("node", lambda pod: [pod.spec.node_name] if pod.spec.node_name else [])
         self._services.add_indexer("namespace", lambda service: [service.metadata.namespace])
         self._slices.add_indexer("service", _service_of)
         self._written: Expectations[Key] = Expectations(self._slices, deps.clock)
@@ -71,15 +72,26 @@ class EndpointsController(Controller[Key]):
         self._pods.add_handler(self._pod_changed)
         self._slices.add_handler(self._slice_changed)
         self._endpoints.add_handler(self._endpoints_changed)
+        self._nodes.add_handler(self._node_changed)
 
     def _pod_changed(self, old: Pod | None, new: Pod | None) -> None:
         if old is not None and new is not None and _shown(old) == _shown(new):
             return
-        labels = [pod.metadata.labels for pod in (old, new) if pod is not None]
-        for service in self._services.by_index("namespace", either(old, new).metadata.namespace):
+        for pod in filter(None, (old, new)):
+            self._add_services_of(pod)
+
+    def _add_services_of(self, pod: Pod) -> None:
+        labels = pod.metadata.labels.items()
+        for service in self._services.by_index("namespace", pod.metadata.namespace):
             selector = service.spec.selector.items()
-            if selector and any(selector <= item.items() for item in labels):
+            if selector and selector <= labels:
                 self.queue.add(key_of(service))
+
+    def _node_changed(self, old: Node | None, new: Node | None) -> None:
+        """A node that comes, goes or moves to another zone changes what slices say of its pods."""
+        if old is None or new is None or old.metadata.labels.get(plans.ZONE) != new.metadata.labels.get(plans.ZONE):
+            for pod in self._pods.by_index("node", either(old, new).metadata.name):
+                self._add_services_of(pod)
 
     def _slice_changed(self, old: EndpointSlice | None, new: EndpointSlice | None) -> None:
         item = either(old, new)
@@ -118,7 +130,8 @@ class EndpointsController(Controller[Key]):
     async def _write_slices(self, key: Key, service: Service, pods: list[Pod], time: str) -> None:
         present = [item for item in self._slices.by_index("service", "/".join(key))
                    if item.metadata.deletion_timestamp is None]
-        plan = plans.plan_slices(service, pods, present, self._zone_of, time)
+        shown = pods if service.spec.publish_not_ready_addresses else [pod for pod in pods if self._has_node(pod)]
+        plan = plans.plan_slices(service, shown, present, self._zone_of, time)
         client = self.deps.client
         for item in plan.create:
             created = await client.create(ENDPOINTSLICES, item)
@@ -150,6 +163,10 @@ class EndpointsController(Controller[Key]):
         if service is None and present is not None and _ours(present):
             await ignore_missing(self.deps.client.delete(ENDPOINTS, key[1], key[0], DeleteOptions(
                 uid=present.metadata.uid)))
+
+    def _has_node(self, pod: Pod) -> bool:
+        """A pod whose node is gone runs nowhere, whatever its status says until it is collected."""
+        return self._nodes.get(pod.spec.node_name or "") is not None
 
     def _zone_of(self, node: str) -> str | None:
         found = self._nodes.get(node)

@@ -13,7 +13,14 @@ from master.controllers.owners import controller_reference
 from master.controllers.pods import is_ready, is_terminal
 from sampan.api.types import core_v1
 from sampan.api.types.core_v1 import Endpoints, EndpointSubset, ObjectReference, Pod, Service, ServicePort
-from sampan.api.types.discovery_v1 import Endpoint, EndpointConditions, EndpointPort, EndpointSlice
+from sampan.api.types.discovery_v1 import (
+    Endpoint,
+    EndpointConditions,
+    EndpointHints,
+    EndpointPort,
+    EndpointSlice,
+    ForZone,
+)
 from sampan.api.types.meta_v1 import ObjectMeta
 
 SERVICE_LABEL = "kubernetes.io/service-name"
@@ -79,8 +86,11 @@ def families(service: Service) -> list[str]:
 
 
 def family_of(address: str) -> str:
-    """``IPv4`` or ``IPv6``."""
-    return f"IPv{ip_address(address).version}"
+    """``IPv4`` or ``IPv6``, "" for what is no address."""
+    try:
+        return f"IPv{ip_address(address).version}"
+    except ValueError:
+        return ""
 
 
 def target(pod: Pod) -> ObjectReference:
@@ -95,11 +105,13 @@ def _hostname(service: Service, pod: Pod) -> str | None:
 
 
 def endpoint(service: Service, pod: Pod, address: str, zone: str | None) -> Endpoint:
-    """One pod as a slice lists it (KEP-1672 for the conditions)."""
+    """One pod as a slice lists it (KEP-1672 for the conditions, KEP-4444 for the hint to its own zone)."""
+    close = zone is not None and service.spec.traffic_distribution == "PreferClose"
     serving, terminating = is_ready(pod), pod.metadata.deletion_timestamp is not None
     ready = bool(service.spec.publish_not_ready_addresses) or (serving and not terminating)
     return Endpoint(addresses=[address], node_name=pod.spec.node_name or None, target_ref=target(pod), zone=zone,
                     hostname=_hostname(service, pod),
+                    hints=EndpointHints(for_zones=[ForZone(name=zone or "")]) if close else None,
                     conditions=EndpointConditions(ready=ready, serving=serving, terminating=terminating))
 
 
@@ -209,22 +221,23 @@ def endpoints_object(service: Service, pods: Iterable[Pod], trigger_time: str = 
                      present: Endpoints | None = None) -> Endpoints:
     """The older form of the same: one Endpoints object, without the pods that are terminating."""
     groups: dict[Ports, tuple[list[core_v1.EndpointAddress], list[core_v1.EndpointAddress]]] = {}
-    count = 0
     family = families(service)[0]
-    for pod in sorted(pods, key=lambda pod: pod.metadata.name):
+    publish = bool(service.spec.publish_not_ready_addresses)
+    found: list[tuple[bool, Pod, core_v1.EndpointAddress, Ports]] = []
+    for pod in pods:
         address = next((item for item in pod_addresses(pod) if family_of(item) == family), None)
         if not is_behind(pod) or address is None or pod.metadata.deletion_timestamp is not None:
-            continue
-        count += 1
-        if count > ENDPOINTS_SIZE:
             continue
         ports = ports_of(service, pod)
         if service.spec.ports and not ports:
             continue  # none of the Service's ports leads to this pod
-        ready, unready = groups.setdefault(ports, ([], []))
         entry = core_v1.EndpointAddress(ip=address, node_name=pod.spec.node_name or None, target_ref=target(pod),
                                         hostname=_hostname(service, pod))
-        good = bool(service.spec.publish_not_ready_addresses) or is_ready(pod)
+        found.append((publish or is_ready(pod), pod, entry, ports))
+    # Where there are too many, those that are not ready are left out first.
+    found.sort(key=lambda item: (not item[0], item[1].metadata.name))
+    for good, _, entry, ports in found[:ENDPOINTS_SIZE]:
+        ready, unready = groups.setdefault(ports, ([], []))
         (ready if good else unready).append(entry)
     subsets = [EndpointSubset(addresses=_by_ip(ready), not_ready_addresses=_by_ip(unready), ports=[
         core_v1.EndpointPort(name=name or None, port=port or 0, protocol=protocol, app_protocol=app)
@@ -233,7 +246,7 @@ def endpoints_object(service: Service, pods: Iterable[Pod], trigger_time: str = 
     annotations = {name: value for name, value in (present.metadata.annotations if present else {}).items()
                    if name != OVER_CAPACITY}
     annotations |= {TRIGGER_TIME: trigger_time} if trigger_time else {}
-    annotations |= {OVER_CAPACITY: "truncated"} if count > ENDPOINTS_SIZE else {}
+    annotations |= {OVER_CAPACITY: "truncated"} if len(found) > ENDPOINTS_SIZE else {}
     meta = present.metadata if present else ObjectMeta(name=service.metadata.name,
                                                        namespace=service.metadata.namespace)
     return Endpoints(metadata=replace(meta, labels=labels, annotations=annotations), subsets=subsets)

@@ -14,6 +14,8 @@ from master.controllers.csr import LONGEST, CsrController, Signer
 from master.controllers.deployment import DeploymentController
 from master.controllers.endpoints import EndpointsController
 from master.controllers.garbage import GarbageCollector
+from master.controllers.load_balancer import LoadBalancerController
+from master.controllers.mirroring import MirroringController
 from master.controllers.namespace import NamespaceController
 from master.controllers.namespace_content import NamespaceContentController
 from master.controllers.node import NodeLifecycleController, NodeRangeController
@@ -91,6 +93,8 @@ class ControllerManager:
         yield DeploymentController(deps)
         yield ReplicaSetController(deps)
         yield EndpointsController(deps)
+        yield MirroringController(deps)
+        yield LoadBalancerController(deps)
         yield NamespaceController(deps)
         yield NamespaceContentController(deps, options.ca_bundle)
         yield NodeLifecycleController(deps, grace=options.node_grace)

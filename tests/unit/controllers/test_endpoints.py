@@ -12,9 +12,9 @@ from msgspec.structs import replace
 from master.controllers import endpoints_plan as plans
 from master.controllers.endpoints import EndpointsController
 from sampan.api import errors
-from sampan.api.resources import ENDPOINTS, ENDPOINTSLICES, SERVICES
+from sampan.api.resources import ENDPOINTS, ENDPOINTSLICES, NODES, SERVICES
 from sampan.api.times import Time
-from sampan.api.types.core_v1 import ContainerPort, Pod, PodIP, Service, ServicePort, ServiceSpec
+from sampan.api.types.core_v1 import ContainerPort, Node, Pod, PodIP, Service, ServicePort, ServiceSpec
 from sampan.api.types.discovery_v1 import EndpointConditions, EndpointSlice
 from sampan.api.types.meta_v1 import ObjectMeta
 from sampan.client.protocol import Patch
@@ -125,11 +125,44 @@ def test_too_many_are_cut_and_said() -> None:
     found = plans.endpoints_object(service(), pods)
     assert len(found.subsets[0].addresses) == 1000
     assert found.metadata.annotations["endpoints.kubernetes.io/over-capacity"] == "truncated"
+    pods[0] = backend("p0000", "10.1.0.1", ready=False)
+    found = plans.endpoints_object(service(), pods)
+    assert (len(found.subsets[0].addresses), found.subsets[0].not_ready_addresses) == (1000, []), "ready ones first"
+
+
+def test_close_endpoints_are_hinted_at() -> None:
+    close = service(traffic_distribution="PreferClose")
+    hints = plans.endpoint(close, backend("a", "10.1.0.1"), "10.1.0.1", "west").hints
+    assert hints is not None
+    assert [zone.name for zone in hints.for_zones] == ["west"]
+    assert plans.endpoint(close, backend("a", "10.1.0.1"), "10.1.0.1", None).hints is None
+    assert plans.endpoint(service(), backend("a", "10.1.0.1"), "10.1.0.1", "west").hints is None
+
+
+async def test_slices_follow_the_nodes() -> None:
+    world = World()
+    async with world.running(EndpointsController):
+        world.client.put(service())
+        world.client.put(service("all", publish_not_ready_addresses=True))
+        world.client.put(backend("a", "10.1.0.1"))
+
+        async def shown() -> dict[str, list[str | None]]:
+            await world.settle()
+            return {item.metadata.labels[plans.SERVICE_LABEL]: [endpoint.zone for endpoint in item.endpoints]
+                    for item in (await world.client.list(ENDPOINTSLICES)).items}
+
+        assert await shown() == {"web": [], "all": [None]}, "a pod on a node that is not there is nowhere"
+        for zone in ("west", "east"):
+            world.client.put(Node(metadata=ObjectMeta(name="n1", labels={plans.ZONE: zone})))
+            assert await shown() == {"web": [zone], "all": [zone]}
+        world.client.remove(NODES, "n1")
+        assert await shown() == {"web": [], "all": [None]}
 
 
 async def test_the_story_of_a_service() -> None:
     world = World()
     async with world.running(EndpointsController):
+        world.client.put(Node(metadata=ObjectMeta(name="n1")))
         world.client.put(service())
         await world.settle()
         slices = (await world.client.list(ENDPOINTSLICES)).items
