@@ -29,21 +29,21 @@ class PoolRepair:
                  events: EventRecorder) -> None:
         """Whoever made `events` runs it."""
         self._registry = registry
-        self._cluster_ips = cluster_ips
-        self._node_ports = node_ports
+        self.cluster_ips = cluster_ips
+        self.node_ports = node_ports
         self._addresses = events.named("ipallocator-repair-controller")
         self._ports = events.named("portallocator-repair-controller")
 
     async def rebuild(self) -> None:
         """Learn from the Services what is taken; before anything is written."""
-        await self._look(self._cluster_ips.repair, self._node_ports.repair)
+        await self._look(self.cluster_ips.repair, self.node_ports.repair)
 
     async def run(self) -> None:
         """Look now and then until cancelled."""
         while True:
             await self._registry.clock.sleep(INTERVAL)
             try:
-                await self._look(self._cluster_ips.check, self._node_ports.check)
+                await self._look(self.cluster_ips.check, self.node_ports.check)
             except ApiError as error:
                 log.warning("ClusterIPs and node ports are not checked: %s", error)
 

@@ -121,7 +121,7 @@ def service(name: str, **spec: Any) -> dict[str, Any]:
 
 
 def taken(api: Running) -> tuple[int, int]:
-    return api.parts.cluster_ips.free, len(api.parts.node_ports._pool)
+    return api.parts.pools.cluster_ips.free, len(api.parts.pools.node_ports._pool)
 
 
 async def test_dry_runs_take_and_give_back_nothing(api: Running) -> None:
