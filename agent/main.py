@@ -16,6 +16,7 @@ from pathlib import Path
 from agent import config as settings
 from agent.cgroups.node import NodeCgroups
 from agent.cgroups.protocol import CgroupError, PodLimits
+from agent.cgroups.tree import Hierarchies, find_hierarchies
 from agent.engine.docker import DockerEngine
 from agent.engine.infra import REFERENCE, ensure_infra_image
 from agent.engine.protocol import Engine, EngineError, EngineInfo
@@ -29,7 +30,7 @@ from agent.network.peers import announce
 from agent.network.setup import NetworkSetup
 from agent.node.facts import FactsError, HostFacts, health, host_facts, node_address
 from agent.node.heartbeat import Heartbeat
-from agent.node.status import NodeSettings
+from agent.node.status import KUBELET_VERSION, NodeSettings
 from agent.pods import labels
 from agent.pods.dns import DnsConfig, node_resolver
 from agent.pods.environment import NodeFacts
@@ -39,6 +40,10 @@ from agent.pods.manager import PodManager
 from agent.pods.resources import shares
 from agent.pods.rooms import OomFloor, Rooms
 from agent.probes.prober import HostHttpHook, HostProber
+from agent.server.node import NodeParts, NodePort
+from agent.stats.engine import MeasuredEngine
+from agent.stats.metrics import AgentMetrics
+from agent.stats.probes import MeasuredProber
 from agent.volumes.host import HostVolumes
 from agent.volumes.mounts import HostMounter
 from netplugin import netns
@@ -82,7 +87,8 @@ class Agent:
         """Run until cancelled."""
         config, clock = self._config, self._clock
         files, address = NodeFiles(config.certificates), node_address(config.node_ip)
-        engine = DockerEngine(config.docker_host)
+        metrics = AgentMetrics(config.node_name, KUBELET_VERSION)
+        engine = MeasuredEngine(DockerEngine(config.docker_host), metrics, clock)
         network = make_network(config, clock, address)
         volumes = make_volumes(config, clock)
         try:
@@ -94,17 +100,23 @@ class Agent:
             setup = NetworkSetup(config.node_name, link.view, network, clock, news)
             cgroups = make_cgroups(config, info)
             await cgroups.setup(PodLimits(cpu_shares=shares(facts.cpus * 1000)))
-            rooms = self._rooms(engine, network, volumes, cgroups, link, facts, address)
+            prober = MeasuredProber(HostProber(engine))
+            rooms = self._rooms(engine, network, volumes, cgroups, link, facts, address, prober, metrics)
             manager = PodManager(rooms)
+            port = NodePort(NodeParts(
+                config.node_name, address, config.port, facts, link, files, manager, prober, metrics, hierarchies(),
+                (str(config.root_dir), info.root_dir), clock, configz(config, info)))
             link.serve_streams(AgentStreams(engine, manager, NamespaceConnector(netns.open_socket), clock))
-            heartbeat = Heartbeat(NodeSettings(config.node_name, address, config.max_pods), facts, health, engine,
-                                  link.view, link.reports, clock, problems=(setup.problem,), news=news,
+            about = NodeSettings(config.node_name, address, config.max_pods, config.port)
+            heartbeat = Heartbeat(about, facts, health, engine, link.view, link.reports, clock,
+                                  problems=(setup.problem,), news=news,
                                   annotations=lambda: announce(network.announcement()))
             async with asyncio.TaskGroup() as group:
                 group.create_task(link.run())
                 for name, run in (("heartbeat", partial(self._beat, heartbeat, link, setup)),
                                   ("pod network", network.run),
-                                  ("network setup", setup.run)):
+                                  ("network setup", setup.run),
+                                  *((("node port", port.run),) if config.port else ())):
                     group.create_task(supervise(name, run, clock))
                 group.create_task(self._pods(manager, link, setup))
                 group.create_task(self._watchdog())
@@ -117,7 +129,7 @@ class Agent:
             await engine.close()
 
     def _rooms(self, engine: Engine, network: NodeNetwork, volumes: HostVolumes, cgroups: NodeCgroups, link: Link,
-               facts: HostFacts, address: str) -> Rooms:
+               facts: HostFacts, address: str, prober: MeasuredProber, metrics: AgentMetrics) -> Rooms:
         config, clock = self._config, self._clock
 
         async def infra_image(missing: bool) -> str:
@@ -126,7 +138,7 @@ class Agent:
         resolv_conf = str(config.resolv_conf)
         return Rooms(
             node=NodeFacts(config.node_name, address, {"cpu": str(facts.cpus), "memory": str(facts.memory)}),
-            engine=engine, network=network, volumes=volumes, cgroups=cgroups, prober=HostProber(engine),
+            engine=engine, network=network, volumes=volumes, cgroups=cgroups, prober=prober, metrics=metrics,
             http_hook=HostHttpHook(), images=ImagePuller(engine, link.view, clock), view=link.view,
             reports=link.reports, events=PodEvents(link.reports, config.node_name, clock),
             files=PodFiles(config.root_dir / "pods"), clock=clock, infra_image=infra_image,
@@ -189,6 +201,17 @@ def make_network(config: settings.Config, clock: Clock, address: str = "") -> No
 def make_volumes(config: settings.Config, clock: Clock) -> HostVolumes:
     """The volumes, under the root directory."""
     return HostVolumes(config.root_dir, HostMounter(), clock.now)
+
+
+def hierarchies() -> Hierarchies:
+    """Where this host has its cgroups."""
+    return find_hierarchies(Path("/proc/self/mountinfo").read_text("utf-8"))
+
+
+def configz(config: settings.Config, info: EngineInfo) -> dict[str, str | int]:
+    """The settings that the node's port shows, under the names of upstream's KubeletConfiguration."""
+    return {"port": config.port, "maxPods": config.max_pods, "podPidsLimit": config.pod_pids_limit,
+            "cgroupDriver": info.cgroup_driver, "resolvConf": str(config.resolv_conf)}
 
 
 def make_cgroups(config: settings.Config, info: EngineInfo) -> NodeCgroups:

@@ -93,7 +93,7 @@ class AgentMetrics:
         """An image has arrived."""
         self._pulls.observe(seconds)
 
-    # Pods (PodMetrics)
+    # What pods' workers tell
 
     def turned(self, kind: Turn, seconds: float) -> None:
         """See PodMetrics."""
