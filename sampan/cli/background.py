@@ -51,9 +51,13 @@ class Supervised:
         return [sys.executable, "-m", "sampan.cli.supervisor", "--pidfile", str(self.pidfile), "--log", str(self.log),
                 "--", *command]
 
-    def restart(self) -> None:
-        """Have the supervisor end its process and start it again at once."""
-        if pid := self.pid:
+    def restart(self, *, kill: bool = False) -> None:
+        """Have the supervisor end its process and start it again at once; with `kill` the process crashes first."""
+        pid, child = self.pid, self.child
+        if kill and child:
+            with _Handle(child) as handle:
+                handle.send(signal.SIGKILL)
+        if pid:
             os.kill(pid, signal.SIGHUP)
 
     def stop(self, seconds: float = STOP_SECONDS) -> bool:

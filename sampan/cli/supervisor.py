@@ -92,10 +92,7 @@ class Supervisor:
         try:
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
                 signal.signal(number, signal.SIG_DFL)
-            log = os.open(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-            for source, target in ((null, 0), (log, 1), (log, 2)):
-                os.dup2(source, target)
+            take_output(self._log)
             os.execvpe(self._command[0], self._command, os.environ | self._store.hand_over())  # noqa: S606 - our caller's command
         except OSError as error:
             os.write(2, f"supervisor: {self._command[0]}: {error.strerror}\n".encode())
@@ -120,6 +117,16 @@ class Supervisor:
             log.write(line + "\n")
 
 
+def take_output(log: Path) -> None:
+    """Read from nothing and write to a log file, instead of where our caller looks."""
+    output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    for source, target in ((null, 0), (output, 1), (output, 2)):
+        os.dup2(source, target)
+    for opened in (output, null):
+        os.close(opened)
+
+
 def main() -> None:
     """Entry point of the supervising process, which leaves whoever started it."""
     parser = argparse.ArgumentParser(description="Keep a command running.")
@@ -136,6 +143,7 @@ def main() -> None:
         os.close(tell)
         os._exit(0 if os.read(ready, 1) else 1)  # the caller waits for this process; its child is init's from here on
     os.setsid()
+    take_output(arguments.log)
     store = FdStore(pidfile.with_suffix(".notify"))
     supervisor = Supervisor(command, arguments.log, store)
     for number in (signal.SIGTERM, signal.SIGINT):

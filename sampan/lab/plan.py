@@ -6,7 +6,7 @@ import hashlib
 import ipaddress
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -84,7 +84,10 @@ class Lab:
     nodes: int
     state: Path
     data: Path
-    partitioned: tuple[str, ...] = field(default=())
+    partitioned: tuple[str, ...] = ()
+    """The hosts that are cut off from the others."""
+    forwarding: bool = False
+    """Whether the machine forwarded no packets before."""
 
     @property
     def switch(self) -> str:
@@ -165,7 +168,7 @@ def free_subnet(taken: Iterable[ipaddress.IPv4Network]) -> ipaddress.IPv4Network
 def to_state(lab: Lab) -> dict[str, Any]:
     """As it is written to the state file."""
     return {"version": VERSION, "name": lab.name, "subnet": str(lab.subnet), "nodes": lab.nodes,
-            "data": str(lab.data), "partitioned": list(lab.partitioned)}
+            "data": str(lab.data), "partitioned": list(lab.partitioned), "forwarding": lab.forwarding}
 
 
 def from_state(state: Mapping[str, Any], folder: Path) -> Lab:
@@ -174,4 +177,4 @@ def from_state(state: Mapping[str, Any], folder: Path) -> Lab:
         raise LabError(f"{folder}: made by another version of sampan (format {state.get('version')})",
                        "take the lab down with that version")
     return Lab(str(state["name"]), ipaddress.IPv4Network(state["subnet"]), int(state["nodes"]), folder,
-               Path(state["data"]), tuple(state["partitioned"]))
+               Path(state["data"]), tuple(state["partitioned"]), bool(state["forwarding"]))

@@ -127,7 +127,7 @@ def test_the_store_keeps_each_file_once_and_removes_by_name(store: FdStore) -> N
 
 
 def test_the_store_drops_what_it_does_not_keep(store: FdStore) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     with Path(os.devnull).open() as null:
         send(store, b"\xff\xfe no message", null.fileno())
         send(store, b"READY=1\nSTATUS=well", null.fileno())
@@ -139,4 +139,4 @@ def test_the_store_drops_what_it_does_not_keep(store: FdStore) -> None:
     assert len(store.names) == LIMIT
     assert set(store.names) == {"stored"}
     store.close()
-    assert len(os.listdir("/proc/self/fd")) == before - 1
+    assert len(list(Path("/proc/self/fd").iterdir())) == before - 1
