@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sampan import __version__
 from sampan.api.errors import ApiError
+from sampan.cli import lab
 from sampan.cli.paths import Paths
 from sampan.cli.progress import CommandError, Progress
 from sampan.pki.ca import CertificateError
@@ -39,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     status.add_argument("-o", "--output", choices=("text", "json"), default="text")
     config = commands.add_parser("kubeconfig", help="print the administrator's kubeconfig")
     config.set_defaults(command="kubeconfig")
+    lab.add_parser(commands)
     _object_parsers(commands)
     commands.add_parser("version", help="print the version")
     return top
@@ -87,6 +89,8 @@ def run(arguments: argparse.Namespace) -> int:
             _down(arguments, paths)
         case "status":
             return _status(arguments, paths)
+        case "lab":
+            return lab.run(arguments)
         case _:
             print(asyncio.run(_objects(arguments, paths)))
     return 0
