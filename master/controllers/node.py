@@ -50,6 +50,8 @@ class NodeLifecycleController(Controller[str]):
         self._pods.add_indexer("node", _node_of)
         self._signs: dict[str, _Signs] = {}
         self._marked: set[str] = set()  # nodes whose pods have been marked since they stopped being ready
+        self._evicts_from: dict[tuple[str, str], float] = {}  # when each zone's next node may begin to evict
+        self._all_lost = False
         self._nodes.add_handler(self._node_changed)
         self._leases.add_handler(self._lease_changed)
 
@@ -65,6 +67,15 @@ class NodeLifecycleController(Controller[str]):
         self._note_signs(name)
         if old is None or old.spec != new.spec or _states(old) != _states(new):
             self.queue.add(name)
+            self._look_at_all()
+
+    def _look_at_all(self) -> None:
+        """Every node is concerned when the last one is lost, or the first one comes back."""
+        lost = plans.all_lost(plans.zones(self._nodes))
+        if lost != self._all_lost:
+            self._all_lost = lost
+            for node in self._nodes:
+                self.queue.add(node.metadata.name)
 
     def _tell(self, node: Node, reason: str, what: str) -> None:
         self.deps.events.normal(reference(node), reason, f"Node {node.metadata.name} event: {what}")
@@ -106,11 +117,30 @@ class NodeLifecycleController(Controller[str]):
         elif ready is not None and key not in self._marked:
             await self._mark_pods(node)
             self._marked.add(key)
-        taints = plans.wanted_taints(node, self.deps.clock.now())
+        taints = plans.wanted_taints(node, self.deps.clock.now(), self._evicting(node))
         if taints != node.spec.taints:
             body = {"metadata": {"uid": node.metadata.uid, "resourceVersion": node.metadata.resource_version},
                     "spec": {"taints": [to_tree(taint) for taint in taints] or None}}
             await ignore_missing(self.deps.client.patch(NODES, key, Patch("merge", body)))
+
+    def _evicting(self, node: Node) -> plans.Evicting:
+        """Whether the node may evict its pods now if it is not ready; it is looked at again where it has to wait."""
+        ready = find(node.status.conditions, "Ready")
+        if ready is None or ready.status == "True":
+            return plans.Evicting.ADD
+        # The copy of the node that was just marked may not have arrived yet.
+        states = plans.zones([node, *(item for item in self._nodes if item.metadata.name != node.metadata.name)])
+        if plans.all_lost(states):
+            return plans.Evicting.REMOVE
+        if plans.is_evicting(node):
+            return plans.Evicting.KEEP
+        zone, now = plans.zone_of(node), self.deps.clock.monotonic()
+        rate, begin = states[zone].rate, self._evicts_from.get(zone, now)
+        if not rate or begin > now:
+            self.queue.add_after(node.metadata.name, max(begin - now, 1.0))
+            return plans.Evicting.KEEP
+        self._evicts_from[zone] = now + 1 / rate
+        return plans.Evicting.ADD
 
     async def _mark_lost(self, node: Node) -> Node:
         conditions = plans.lost_conditions(node, self.deps.clock.now())
@@ -132,8 +162,8 @@ class NodeLifecycleController(Controller[str]):
                 await ignore_missing(self.deps.client.update(PODS, replace(pod, status=status), subresource="status"))
                 self.deps.events.warning(pod, "NodeNotReady", "Node is not ready")
 
-        await asyncio.gather(*(mark(pod) for pod in self._pods.by_index("node", node.metadata.name)
-                               if pod.metadata.deletion_timestamp is None))
+        # Those that are being deleted as well: they would still count as serving.
+        await asyncio.gather(*(mark(pod) for pod in self._pods.by_index("node", node.metadata.name)))
 
 
 class NodeRangeController(Controller[str]):

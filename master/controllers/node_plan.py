@@ -1,15 +1,17 @@
-"""Nodes, decided: when a silent one counts as lost, and which taints its state asks for."""
+"""Nodes, decided: when a silent one counts as lost, which taints its state asks for, which addresses its pods get."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from ipaddress import IPv4Network, IPv6Network
+from enum import Enum
+from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from msgspec.structs import replace
 
-from master.controllers.pods import find, replaced
+from master.controllers.pods import find, is_true, replaced
 from sampan.api.times import Time
 from sampan.api.types.core_v1 import Node, NodeCondition, Pod, PodCondition, Taint, Toleration
 
@@ -17,6 +19,10 @@ GRACE = 40.0
 """Seconds without a sign of life after which a node's state is unknown."""
 STARTUP_GRACE = 60.0
 """The same for a node that has never reported."""
+RATE = 0.1
+"""Nodes a second, in each zone, that may begin to evict their pods (--node-eviction-rate)."""
+UNHEALTHY_SHARE = 0.55
+LARGE_ZONE = 50
 NOT_READY = "node.kubernetes.io/not-ready"
 UNREACHABLE = "node.kubernetes.io/unreachable"
 UNSCHEDULABLE = "node.kubernetes.io/unschedulable"
@@ -48,23 +54,83 @@ def lost_conditions(node: Node, now: datetime) -> list[NodeCondition]:
     return result
 
 
-def wanted_taints(node: Node, now: datetime) -> list[Taint]:
+class Evicting(Enum):
+    """What becomes of the NoExecute taints of a node that is not ready: they evict its pods."""
+
+    ADD = "add"
+    KEEP = "keep"
+    REMOVE = "remove"
+
+
+def wanted_taints(node: Node, now: datetime, evicting: Evicting = Evicting.ADD) -> list[Taint]:
     """The node's taints with ours brought in line with its state; those of others stay as they are."""
     needed: dict[tuple[str, str], Taint] = {}
+
+    def need(key: str, effect: str) -> None:
+        needed[key, effect] = Taint(key=key, effect=effect, time_added=Time.of(now))
+
+    evicts = evicting is Evicting.ADD or (evicting is Evicting.KEEP and is_evicting(node))
     for condition in node.status.conditions:
         key = _BY_CONDITION.get((condition.type, condition.status))
         if key is not None:
-            needed[key, "NoSchedule"] = Taint(key=key, effect="NoSchedule")
-        if key in (NOT_READY, UNREACHABLE):
-            needed[key, "NoExecute"] = Taint(key=key, effect="NoExecute", time_added=Time.of(now))
+            need(key, "NoSchedule")
+        if key in (NOT_READY, UNREACHABLE) and evicts:
+            need(key, "NoExecute")
     if find(node.status.conditions, "Ready") is None:
-        needed[NOT_READY, "NoSchedule"] = Taint(key=NOT_READY, effect="NoSchedule")
+        need(NOT_READY, "NoSchedule")
     if node.spec.unschedulable:
-        needed[UNSCHEDULABLE, "NoSchedule"] = Taint(key=UNSCHEDULABLE, effect="NoSchedule", time_added=Time.of(now))
+        need(UNSCHEDULABLE, "NoSchedule")
     kept = [taint for taint in node.spec.taints
             if taint.key not in _OURS or taint.effect == "PreferNoSchedule" or (taint.key, taint.effect) in needed]
     there = {(taint.key, taint.effect) for taint in kept}
     return [*kept, *(taint for key, taint in needed.items() if key not in there)]
+
+
+def is_evicting(node: Node) -> bool:
+    """Whether the node has one of the taints that evict because of its state."""
+    return any(taint.key in (NOT_READY, UNREACHABLE) and taint.effect == "NoExecute" for taint in node.spec.taints)
+
+
+def zone_of(node: Node) -> tuple[str, str]:
+    """Nodes of one region and zone are likely to be lost for one reason."""
+    labels = node.metadata.labels
+    return labels.get("topology.kubernetes.io/region", ""), labels.get("topology.kubernetes.io/zone", "")
+
+
+@dataclass(slots=True)
+class Zone:
+    """How many of a zone's nodes are well."""
+
+    ready: int = 0
+    lost: int = 0
+
+    @property
+    def rate(self) -> float:
+        """How many nodes a second may begin to evict.
+
+        Slowly, and not at all where most of a small zone is lost: then it is more likely that the network is broken.
+        """
+        size = self.ready + self.lost
+        if self.ready and self.lost > 2 and self.lost / size >= UNHEALTHY_SHARE:
+            return RATE / 10 if size > LARGE_ZONE else 0.0
+        return RATE
+
+
+def zones(nodes: Iterable[Node]) -> dict[tuple[str, str], Zone]:
+    """The state of each zone."""
+    result: defaultdict[tuple[str, str], Zone] = defaultdict(Zone)
+    for node in nodes:
+        zone = result[zone_of(node)]
+        if is_true(node.status.conditions, "Ready"):
+            zone.ready += 1
+        else:
+            zone.lost += 1
+    return dict(result)
+
+
+def all_lost(states: Mapping[tuple[str, str], Zone]) -> bool:
+    """Whether no node at all is well: then it is the master that is cut off, and nothing is evicted."""
+    return not any(zone.ready for zone in states.values())
 
 
 def unready(pod: Pod, now: datetime) -> list[PodCondition] | None:
@@ -111,6 +177,17 @@ def eviction(pod: Pod, taints: Sequence[Taint], now: datetime) -> Eviction:
 
 
 def allocate(cluster: IPv4Network | IPv6Network, prefix: int, taken: Mapping[str, str]) -> str | None:
-    """The first free range of that size for a node; None where all are taken. `taken` is node to range."""
-    used = set(taken.values())
-    return next((str(subnet) for subnet in cluster.subnets(new_prefix=prefix) if str(subnet) not in used), None)
+    """The first free range of that size for a node; None where all are taken.
+
+    `taken` is node to range; those may be of another size, from before the setting was changed.
+    """
+    bits = cluster.max_prefixlen - prefix
+    first, last = int(cluster.network_address) >> bits, int(cluster.broadcast_address) >> bits
+    used: set[int] = set()
+    for text in taken.values():
+        other = ip_network(text, strict=False)
+        if other.version == cluster.version:
+            start, end = int(other.network_address) >> bits, int(other.broadcast_address) >> bits
+            used.update(range(max(first, start), min(last, end) + 1))
+    chosen = next((number for number in range(first, last + 1) if number not in used), None)
+    return None if chosen is None else f"{type(cluster.network_address)(chosen << bits)}/{prefix}"

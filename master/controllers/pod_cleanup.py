@@ -1,34 +1,50 @@
-"""Pods that have to go: from nodes that are no more, and from nodes with taints that they do not tolerate."""
+"""Pods that have to go: those that nobody will end any more, and those that do not tolerate their node's taints."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from msgspec.structs import replace
 
 from master.controllers import node_plan as plans
 from master.controllers.base import Controller, Deps, Key, ignore_missing
-from master.controllers.pods import is_terminal, replaced
+from master.controllers.pods import is_terminal, is_true, replaced
 from sampan.api.errors import ApiError
 from sampan.api.resources import NODES, PODS
 from sampan.api.times import Time
 from sampan.api.types.core_v1 import Node, Pod, PodCondition
-from sampan.client.informer import either, key_of
+from sampan.client.informer import Informer, either, key_of
 from sampan.client.protocol import DeleteOptions
 
 QUARANTINE = 40.0
 """Seconds that a node must be missing before its pods are taken for lost."""
+TERMINATED_THRESHOLD = 12500
+"""So many pods that have ended are kept (upstream's --terminated-pod-gc-threshold)."""
+SWEEP_SECONDS = 20.0
+OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
+_SWEEP = ""
 
 
 class PodGarbageCollector(Controller[str]):
-    """Removes pods whose node is gone. A key is a node's name."""
+    """Removes pods that nobody will end any more.
 
-    def __init__(self, deps: Deps, *, quarantine: float = QUARANTINE) -> None:
+    A key is the name of a node that is gone, or `_SWEEP` for a look at all pods.
+    """
+
+    def __init__(self, deps: Deps, *, quarantine: float = QUARANTINE, threshold: int = TERMINATED_THRESHOLD) -> None:
         super().__init__("pod-garbage", deps)
         self._quarantine = quarantine
+        self._threshold = threshold
         self._nodes, self._pods = deps.informers.get(NODES), deps.informers.get(PODS)
         self._pods.add_indexer("node", lambda pod: [pod.spec.node_name] if pod.spec.node_name else [])
         self._missing: dict[str, float] = {}
         self._nodes.add_handler(self._node_changed)
         self._pods.add_handler(self._pod_changed)
+
+    async def run(self) -> None:
+        """Begin with a look at everything."""
+        self.queue.add(_SWEEP)
+        await super().run()
 
     def _node_changed(self, old: Node | None, new: Node | None) -> None:
         name = either(old, new).metadata.name
@@ -44,6 +60,9 @@ class PodGarbageCollector(Controller[str]):
 
     async def reconcile(self, key: str) -> None:
         """Wait out the quarantine, make sure that the node is really gone, remove its pods."""
+        if key == _SWEEP:
+            await self._sweep()
+            return
         pods = self._pods.by_index("node", key)
         if not pods or self._nodes.get(key) is not None:
             self._missing.pop(key, None)
@@ -56,8 +75,17 @@ class PodGarbageCollector(Controller[str]):
         if await self._exists(key):
             return
         for pod in pods:
-            await self._remove(pod)
+            await self._remove(pod, PodCondition(
+                type="DisruptionTarget", status="True", reason="DeletionByPodGC",
+                message="PodGC: node no longer exists", last_transition_time=Time.of(self.deps.clock.now())))
         self._missing.pop(key, None)
+
+    async def _sweep(self) -> None:
+        try:
+            for pod in doomed(self._pods, self._nodes, self._threshold):
+                await self._remove(pod)
+        finally:
+            self.queue.add_after(_SWEEP, SWEEP_SECONDS)
 
     async def _exists(self, name: str) -> bool:
         try:
@@ -68,17 +96,40 @@ class PodGarbageCollector(Controller[str]):
             return False
         return True
 
-    async def _remove(self, pod: Pod) -> None:
+    async def _remove(self, pod: Pod, why: PodCondition | None = None) -> None:
+        """End it in the books, so that its owner sees a failure and not a pod that vanished; then delete it."""
         client = self.deps.client
         if not is_terminal(pod):
-            condition = PodCondition(type="DisruptionTarget", status="True", reason="DeletionByPodGC",
-                                     message="PodGC: node no longer exists",
-                                     last_transition_time=Time.of(self.deps.clock.now()))
-            status = replace(pod.status, phase="Failed", conditions=replaced(pod.status.conditions, condition))
+            conditions = replaced(pod.status.conditions, why) if why is not None else pod.status.conditions
+            status = replace(pod.status, phase="Failed", conditions=conditions)
             if not await ignore_missing(client.update(PODS, replace(pod, status=status), subresource="status")):
                 return
         await ignore_missing(client.delete(PODS, pod.metadata.name, pod.metadata.namespace, DeleteOptions(
             grace_period=0, uid=pod.metadata.uid)))
+
+
+def doomed(pods: Iterable[Pod], nodes: Informer[Node], threshold: int) -> list[Pod]:
+    """The pods that a look at everything removes.
+
+    Those that are being deleted and that no agent will end: they have no node, or an administrator says that their
+    node is switched off (KEP-2268). And the oldest of those that have ended, beyond the threshold.
+    """
+    going: list[Pod] = []
+    ended: list[Pod] = []
+    for pod in pods:
+        node = nodes.get(pod.spec.node_name) if pod.spec.node_name else None
+        if pod.metadata.deletion_timestamp is not None and (not pod.spec.node_name or _is_off(node)):
+            going.append(pod)
+        elif is_terminal(pod):
+            ended.append(pod)
+    ended.sort(key=lambda pod: (pod.status.reason != "Evicted", str(pod.metadata.creation_timestamp or ""),
+                                pod.metadata.name))
+    return going + ended[:max(0, len(ended) - threshold)]
+
+
+def _is_off(node: Node | None) -> bool:
+    return (node is not None and not is_true(node.status.conditions, "Ready")
+            and any(taint.key == OUT_OF_SERVICE for taint in node.spec.taints))
 
 
 class TaintEvictionController(Controller[Key]):

@@ -21,6 +21,7 @@ from master.apiserver.strategy import Context, Strategy
 from sampan.api.errors import duplicate, forbidden, invalid
 
 ONCE = 'except from "" to valid'
+NOT_READY = "node.kubernetes.io/not-ready"
 
 
 class NodeStrategy(Strategy):
@@ -39,6 +40,12 @@ class NodeStrategy(Strategy):
         state = status(obj)
         if "capacity" in state and "allocatable" not in state:
             state["allocatable"] = dict(state["capacity"])
+
+    def prepare_create(self, obj: Tree, context: Context) -> None:
+        """No pod is to come before the node was seen to be ready (upstream's TaintNodesByCondition admission)."""
+        taints = child(obj, "spec").setdefault("taints", [])
+        if not any(taint.get("key") == NOT_READY and taint.get("effect") == "NoSchedule" for taint in taints):
+            taints.append({"key": NOT_READY, "effect": "NoSchedule"})
 
     def prepare_update(self, new: Tree, old: Tree, context: Context) -> None:
         """The status belongs to its own door; a node may be made together with its status."""

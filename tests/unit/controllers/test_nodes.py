@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from master.controllers import node_plan as plans
 from master.controllers.node import NodeLifecycleController, NodeRangeController
-from master.controllers.pod_cleanup import PodGarbageCollector, TaintEvictionController
+from master.controllers.pod_cleanup import OUT_OF_SERVICE, PodGarbageCollector, TaintEvictionController
 from master.controllers.pods import find, is_ready
 from sampan.api.resources import LEASES, NODES, PODS
 from sampan.api.times import MicroTime, Time
@@ -60,6 +60,62 @@ def test_taints_follow_the_state(of: Node, expected: set[tuple[str, str]]) -> No
     assert plans.wanted_taints(settled, NOW + timedelta(hours=1)) == taints, "what is right stays as it is"
 
 
+ZONE_RATES: list[tuple[int, int, float]] = [
+    (3, 0, plans.RATE), (2, 1, plans.RATE), (1, 2, plans.RATE), (1, 3, 0.0), (3, 3, plans.RATE), (0, 5, plans.RATE),
+    (20, 40, plans.RATE / 10)]
+
+
+@pytest.mark.parametrize(("ready", "lost", "rate"), ZONE_RATES)
+def test_most_of_a_zone_is_never_evicted_at_once(ready: int, lost: int, rate: float) -> None:
+    assert plans.Zone(ready, lost).rate == rate
+
+
+def test_zones() -> None:
+    def within(name: str, zone: str, ready: str) -> Node:
+        of = node(name, ready)
+        return replace(of, metadata=replace(of.metadata, labels={"topology.kubernetes.io/zone": zone}))
+
+    states = plans.zones([within("a", "x", "True"), within("b", "x", "Unknown"), within("c", "y", "")])
+    assert states == {("", "x"): plans.Zone(1, 1), ("", "y"): plans.Zone(0, 1)}
+    assert not plans.all_lost(states)
+    assert plans.all_lost({("", "y"): plans.Zone(0, 1)})
+
+
+def test_no_execute_waits_where_too_much_is_lost() -> None:
+    lost = node(ready="Unknown")
+    no_execute = {item: {taint.effect for taint in plans.wanted_taints(lost, NOW, item)} for item in plans.Evicting}
+    assert no_execute == {plans.Evicting.ADD: {"NoSchedule", "NoExecute"}, plans.Evicting.KEEP: {"NoSchedule"},
+                          plans.Evicting.REMOVE: {"NoSchedule"}}
+    before = node(ready="Unknown", taints=(taint(plans.NOT_READY, "NoExecute"),))
+    assert {(item.key, item.effect) for item in plans.wanted_taints(before, NOW, plans.Evicting.KEEP)} == {
+        (plans.UNREACHABLE, "NoSchedule"), (plans.UNREACHABLE, "NoExecute")}, "one that is there follows the state"
+
+
+async def test_nothing_is_evicted_while_all_nodes_are_lost() -> None:
+    world = World()
+    for name in ("n1", "n2", "n3"):
+        world.client.put(node(name))
+    async with world.running(NodeLifecycleController):
+        async def evicting() -> set[str]:
+            await world.clock.settle(200)
+            return {item.metadata.name for item in (await world.client.list(NODES)).items
+                    if any(taint.effect == "NoExecute" for taint in item.spec.taints)}
+
+        for name in ("n1", "n2"):
+            world.client.put(node(name, "False"))
+            await world.clock.settle(200)
+        assert await evicting() == {"n1"}, "one in ten seconds"
+        await world.clock.advance(11)
+        world.controllers[0].queue.add("n2")
+        assert await evicting() == {"n1", "n2"}
+        world.client.put(node("n3", "False"))
+        assert await evicting() == set(), "it is rather the master that is cut off"
+        world.client.put(node("n3"))
+        await world.clock.advance(11)
+        world.controllers[0].queue.add("n1")
+        assert await evicting() == {"n1"}
+
+
 def test_eviction_times() -> None:
     def due(*tolerations: Toleration, taints: tuple[Taint, ...]) -> Any:
         of = pod("p", node="n1")
@@ -89,6 +145,14 @@ def test_ranges_are_never_given_twice(count: int, before: set[int]) -> None:
         assert chosen not in taken.values()
         taken[f"n{number}"] = chosen
     assert len(set(taken.values())) == len(taken)
+
+
+def test_ranges_of_another_size_do_not_overlap() -> None:
+    cluster = ip_network("10.244.0.0/16")
+    assert plans.allocate(cluster, 24, {"a": "10.244.0.0/23", "b": "10.244.2.128/25", "c": "fd00::/64",
+                                        "d": "10.9.0.0/24"}) == "10.244.3.0/24"
+    assert plans.allocate(cluster, 16, {}) == "10.244.0.0/16"
+    assert plans.allocate(cluster, 17, {"a": "10.244.0.0/24", "b": "10.244.255.0/24"}) is None
 
 
 async def test_every_node_gets_a_range() -> None:
@@ -124,7 +188,10 @@ async def look(world: World, seconds: float) -> None:
 async def test_a_silent_node_is_lost_and_found() -> None:
     world = World()
     world.client.put(node())
-    world.client.put(replace(pod("p", node="n1", ready=True)))
+    world.client.put(node("well"))
+    world.client.put(pod("p", node="n1", ready=True))
+    world.client.put(pod("going", node="n1", ready=True, deletion_timestamp=Time.of(NOW),
+                         deletion_grace_period_seconds=30))
     async with world.running(NodeLifecycleController):
         beat(world)
         await look(world, 30)
@@ -145,6 +212,7 @@ async def test_a_silent_node_is_lost_and_found() -> None:
             (plans.UNREACHABLE, "NoSchedule"), (plans.UNREACHABLE, "NoExecute")}
         lost = await world.client.get(PODS, "p", "default")
         assert not is_ready(lost)
+        assert not is_ready(await world.client.get(PODS, "going", "default")), "it would still count as serving"
         world.mark_ready(lost)  # whoever says otherwise afterwards is not overruled again and again
         await look(world, 50)
         assert is_ready(await world.client.get(PODS, "p", "default"))
@@ -190,6 +258,24 @@ async def test_pods_of_a_node_that_is_gone_are_removed_after_a_while() -> None:
         world.client.put(pod("late", node="n1"))
         await look(world, 30)
         assert len(await world.pods()) == 2, "the node may come back: a quarantine of its own"
+
+
+async def test_pods_that_nobody_will_end_are_removed() -> None:
+    world = World()
+    off = node("off", "Unknown", (taint(OUT_OF_SERVICE, "NoExecute"),))
+    for of in (node(), off, node("back", taints=(taint(OUT_OF_SERVICE, "NoExecute"),)), node("lost", "Unknown")):
+        world.client.put(of)
+    for name, where in (("unplaced", ""), ("on-off", "off"), ("on-back", "back"), ("on-lost", "lost"), ("ok", "n1")):
+        world.client.put(pod(name, node=where, deletion_timestamp=Time.of(NOW)))
+    world.client.put(pod("stays", node="off"))
+    for number in range(4):
+        ended = pod(f"ended-{number}", node="n1", phase="Succeeded",
+                    creation_timestamp=Time.of(NOW + timedelta(seconds=9 - number)))
+        world.client.put(replace(ended, status=replace(ended.status, reason="Evicted" if number == 1 else None)))
+    async with world.running(lambda deps: PodGarbageCollector(deps, threshold=2)):
+        await world.settle()
+        assert sorted(item.metadata.name for item in await world.pods()) == [
+            "ended-0", "ended-2", "ok", "on-back", "on-lost", "stays"]
 
 
 async def test_taints_evict() -> None:
