@@ -220,7 +220,7 @@ async def _wait(http: _Http, name: str, clock: Clock, patience: float) -> bytes:
                             f"kubectl certificate approve {name}")
         if waited > 5.0 and not told:
             told = True
-            log.warning("waiting for the certificate request %s; on the master: kubectl certificate approve %s", name, name)
+            log.warning("waiting for the certificate; on the master: kubectl certificate approve %s", name)
         tries += 1
         await clock.sleep(backoff.delay(tries))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sampan import __version__
 from sampan.api.errors import ApiError
-from sampan.cli import lab
+from sampan.cli import hosts, lab
 from sampan.cli.paths import Paths
 from sampan.cli.progress import CommandError, Progress
 from sampan.pki.ca import CertificateError
@@ -40,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     status.add_argument("-o", "--output", choices=("text", "json"), default="text")
     config = commands.add_parser("kubeconfig", help="print the administrator's kubeconfig")
     config.set_defaults(command="kubeconfig")
+    hosts.add_parsers(commands)
     lab.add_parser(commands)
     _object_parsers(commands)
     commands.add_parser("version", help="print the version")
@@ -91,6 +92,8 @@ def run(arguments: argparse.Namespace) -> int:
             return _status(arguments, paths)
         case "lab":
             return lab.run(arguments)
+        case command if command in hosts.COMMANDS:
+            return hosts.run(arguments, paths)
         case _:
             print(asyncio.run(_objects(arguments, paths)))
     return 0

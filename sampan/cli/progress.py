@@ -53,6 +53,11 @@ class Progress:
         self._out.write(f"{outcome.text or 'done'} ({self._monotonic() - started:.1f} s)\n")
         self._out.flush()
 
+    def note(self, text: str) -> None:
+        """A line within a step that takes long."""
+        self._out.write(f"\n    {text}\n    … ")
+        self._out.flush()
+
     def say(self, text: str) -> None:
         """A line of its own."""
         self._out.write(text + "\n")

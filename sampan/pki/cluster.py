@@ -53,6 +53,14 @@ class ClusterPki:
             raise ca.CertificateError(f"the cluster's CA in {self.directory} cannot be read: {error}") from error
         return ca.Authority(pair, self._now)
 
+    def renew(self, name: str) -> datetime:
+        """Issue a certificate anew, for whom and for what it was; returns its end."""
+        present = self.path(f"{name}.crt").read_bytes()
+        issued = self.authority().issue(ca.certificate_identity(present), names=sorted(ca.certificate_names(present)),
+                                        usages=ca.certificate_usages(present))
+        self._write_pair(name, issued)
+        return ca.certificate_expiry(issued.certificate)
+
     def expiries(self) -> dict[str, datetime]:
         """When each certificate ends, by file name."""
         return {path.name: ca.certificate_expiry(path.read_bytes()) for path in sorted(self.directory.glob("*.crt"))}
@@ -81,7 +89,9 @@ class ClusterPki:
             whole = ca.belong_together(ca.KeyPair(present, key.read_bytes()))
             if fresh and whole and set(names) <= ca.certificate_names(present):
                 return False
-        pair = authority.issue(identity, names=names, usages=(usage,))
-        write_atomically(key, pair.key)
-        write_atomically(certificate, pair.certificate, 0o644)
+        self._write_pair(name, authority.issue(identity, names=names, usages=(usage,)))
         return True
+
+    def _write_pair(self, name: str, pair: ca.KeyPair) -> None:
+        write_atomically(self.path(f"{name}.key"), pair.key)
+        write_atomically(self.path(f"{name}.crt"), pair.certificate, 0o644)

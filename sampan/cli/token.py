@@ -1,0 +1,156 @@
+"""`sampan token`: the tokens with which hosts join the cluster."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from sampan.api.errors import ApiError
+from sampan.api.resources import SECRETS
+from sampan.api.times import Time
+from sampan.api.types.core_v1 import Secret
+from sampan.cli import configure
+from sampan.cli.paths import Paths
+from sampan.cli.progress import CommandError
+from sampan.client import kubeconfig
+from sampan.client.protocol import Client
+from sampan.pki import ca
+from sampan.pki.tokens import NAMESPACE, SECRET_TYPE, BootstrapToken, secret_name
+
+FIELD_SELECTOR = f"type={SECRET_TYPE}"
+POD_CIDR = "10.244.0.0/16"
+NODE_PORT = 6444
+_UNITS = {"h": "hours", "m": "minutes", "s": "seconds"}
+
+
+def lifetime(text: str) -> timedelta | None:
+    """A duration such as ``24h`` or ``1h30m``; None for ``0``, which is for ever. ValueError."""
+    if text == "0":
+        return None
+    parts = re.findall(r"(\d+)([hms])", text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise ValueError(f"{text!r} is no duration such as 24h, 1h30m or 0")
+    total = sum((timedelta(**{_UNITS[unit]: int(number)}) for number, unit in parts), timedelta())
+    if not total:
+        raise ValueError(f"{text!r} is over at once; 0 stands for no end")
+    return total
+
+
+async def create(client: Client, token: BootstrapToken, ttl: timedelta | None, description: str,
+                 now: datetime | None = None) -> None:
+    """Store a token; CommandError where its id is taken."""
+    expires = (now or datetime.now(UTC)) + ttl if ttl else None
+    try:
+        await client.create(SECRETS, token.to_secret(expires, description))
+    except ApiError as error:
+        if error.is_already_exists:
+            raise CommandError(f'a token with id "{token.id}" exists already',
+                               f"delete it first: sampan token delete {token.id}") from error
+        raise
+
+
+async def tokens(client: Client) -> list[Secret]:
+    """The Secrets of all tokens."""
+    page = await client.list(SECRETS, NAMESPACE, field_selector=FIELD_SELECTOR)
+    return sorted(page.items, key=lambda secret: secret.metadata.name)
+
+
+async def delete(client: Client, name: str) -> str:
+    """Remove a token by its id or the whole of it; what to print."""
+    token_id = name.partition(".")[0]
+    try:
+        await client.delete(SECRETS, secret_name(token_id), NAMESPACE)
+    except ApiError as error:
+        if error.is_not_found:
+            raise CommandError(f'there is no token "{token_id}"', "see: sampan token list") from error
+        raise
+    return f'bootstrap token "{token_id}" deleted'
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One token as it is listed."""
+
+    token: str
+    ttl: str
+    expires: str
+    usages: Sequence[str]
+    description: str
+    groups: Sequence[str]
+
+    @classmethod
+    def of(cls, secret: Secret, now: datetime) -> Row:
+        """Read a Secret, as kubeadm shows it: what cannot be read is <invalid>."""
+        data = {key: value.decode("utf-8", "replace") for key, value in secret.data.items()}
+        ttl, expires = remaining(data.get("expiration", ""), now)
+        usages = [key.removeprefix("usage-bootstrap-") for key, value in sorted(data.items())
+                  if key.startswith("usage-bootstrap-") and value == "true"]
+        groups = [part for part in data.get("auth-extra-groups", "").split(",") if part]
+        return cls(f"{data.get('token-id', '')}.{data.get('token-secret', '')}", ttl, expires, usages,
+                   data.get("description", ""), groups)
+
+
+def remaining(expiration: str, now: datetime) -> tuple[str, str]:
+    """How long a token lasts and until when, in words."""
+    if not expiration:
+        return "<forever>", "<never>"
+    try:
+        end = Time.parse(expiration)
+    except ValueError:
+        return "<invalid>", expiration
+    left = int(end.timestamp() - now.timestamp())
+    if left <= 0:
+        return "<expired>", str(end)
+    for size, unit in ((3600, "h"), (60, "m")):
+        if left >= size:
+            return f"{left // size}{unit}", str(end)
+    return f"{left}s", str(end)
+
+
+def render(secrets: Sequence[Secret], now: datetime, output: str = "text") -> str:
+    """The list as text or JSON."""
+    rows = [Row.of(secret, now) for secret in secrets]
+    if output == "json":
+        return json.dumps([{"token": row.token, "ttl": row.ttl, "expires": row.expires, "usages": list(row.usages),
+                            "description": row.description, "groups": list(row.groups)} for row in rows], indent=2)
+    if not rows:
+        return "There are no tokens; make one: sampan token create --print-join-command"
+    table = [["TOKEN", "TTL", "EXPIRES", "USAGES", "DESCRIPTION", "EXTRA GROUPS"]]
+    table += [[row.token, row.ttl, row.expires, ",".join(row.usages), row.description or "<none>",
+               ",".join(row.groups)] for row in rows]
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    return "\n".join("   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+                     for row in table)
+
+
+def join_command(token: BootstrapToken, connection: kubeconfig.Connection, paths: Paths) -> str:
+    """The line that makes another host a node of this cluster.
+
+    It carries what differs from the defaults, which the master's configuration file knows where it is on this host.
+    """
+    if connection.ca is None:
+        raise CommandError("the kubeconfig names no certificate authority", "take the one of sampan kubeconfig")
+    words = ["sampan", "join", connection.server, "--token", str(token), "--ca-hash",
+             ca.public_key_hash(connection.ca)]
+    return shlex.join(words + extras(paths.master_config, connection.server))
+
+
+def extras(master_config: Path, server: str) -> list[str]:
+    """Options of `sampan join` that a master with other than default settings makes necessary."""
+    try:
+        master = configure.read(master_config)
+    except OSError:
+        return []
+    result = []
+    port = int(master.get("node-port-grpc") or NODE_PORT)
+    if port != NODE_PORT:
+        host = server.partition("://")[2].rsplit(":", 1)[0]
+        result += ["--node-server", f"{host}:{port}"]
+    if (cidr := str(master.get("pod-cidr") or POD_CIDR)) != POD_CIDR:
+        result += ["--pod-cidr", cidr]
+    return result
