@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Interface, IPv4Network
 from pathlib import Path
@@ -13,14 +13,15 @@ from typing import ParamSpec, TypeVar
 from weakref import WeakValueDictionary
 
 from netplugin import names, netns, rules
-from netplugin import overlay as overlays
+from netplugin.crossing import Crossing
 from netplugin.ipam import Ipam, Lease
-from netplugin.kernel import conntrack, links, overlay
+from netplugin.keeper import Keeper
+from netplugin.kernel import conntrack, links
 from netplugin.kernel.firewall import Firewall
-from netplugin.kernel.monitor import disturbances
+from netplugin.kernel.monitor import disturbances, rule_changes
+from netplugin.overlay import Settings, cluster_networks
 from netplugin.plan import BridgeSpec, Connect, CreateBridge, DeletePort, PortSpec, plan
 from netplugin.protocol import Attachment, NetworkError, Peer, Sandbox
-from sampan.loop.backoff import Backoff
 from sampan.loop.clock import Clock, SystemClock
 
 P = ParamSpec("P")
@@ -28,73 +29,58 @@ R = TypeVar("R")
 
 log = logging.getLogger(__name__)
 
-_SETTLE = 1.0
-"""Seconds to wait after a disturbance before looking: changes come in groups."""
+_RESYNC = 300.0
+"""Seconds between looks at links and routes; the kernel tells of nearly all that happens to them."""
 
 _NEW = 60.0
 """Seconds for which a fresh attachment is safe from `reconcile`, whose list may be older than it."""
-
-_OF_CLUSTER = frozenset((rules.FORWARD, rules.POSTROUTING))
-"""The chains that tell the cluster's networks from others."""
-
 
 class NodeNetwork:
     """The pod network of the network namespace that this process is in."""
 
     def __init__(self, state_dir: Path = Path("/run/sampan/ipam"), *, cluster_cidr: str = "",
-                 overlay: overlays.Settings | None = None, bridge: str = names.BRIDGE, mtu: int = 0,
+                 overlay: Settings | None = None, bridge: str = names.BRIDGE, mtu: int = 0,
                  resync: float = 30.0, clock: Clock | None = None) -> None:
         """`cluster_cidr`: what pods reach without masquerade, beside the CIDRs of all nodes that are known.
 
         `overlay`: how other nodes' pods are reached; None: not at all. `mtu` 0: what the underlay leaves.
-        `resync`: seconds between looks at the whole, for what no notification tells.
+        `resync`: seconds between looks at firewall rules, since not every iptables has the kernel tell of changes.
         """
         self._ipam = Ipam(state_dir)
         self._cluster_cidr = cluster_cidr
-        self._overlay = overlay
-        self._peers: frozenset[Peer] = frozenset()
+        self._crossing = Crossing(overlay)
         self._bridge_name = bridge
         self._mtu = mtu
         self._resync = resync
         self._clock = clock or SystemClock()
         self._firewall = Firewall()
         self._rules_lock = asyncio.Lock()
-        self._overlay_lock = asyncio.Lock()
-        self._underlay = overlays.Underlay("", 0)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._pool = ThreadPoolExecutor(4, "network")
         self._pod_cidr: IPv4Network | None = None
         self._bridge: BridgeSpec | None = None
+        self._is_set_up = False
         self._new: dict[str, float] = {}
-        self._disturbed = asyncio.Event()
         self._told: Callable[[str], None] | None = None
 
     async def setup(self, pod_cidr: str) -> None:
         """Bridge, kernel parameters and rules; pods that are attached already stay so."""
         self._pod_cidr = IPv4Network(pod_cidr)
-        await self._measure()
-        await self._blocking(self._set_parameters)
-        await self._repair_links()
+        await self._repair(self._pod_cidr)
         async with self._rules_lock:
             await self._firewall.apply(await self._chains())
-        await self._repair_overlay()
+        self._is_set_up = True
 
     async def follow(self, peers: Collection[Peer]) -> None:
-        """Routes, neighbours and forwarding entries for these nodes, and what is in the cluster by the rules."""
-        before, self._peers = self._peers, frozenset(peers)
-        if self._bridge is None:
-            return  # setup does it
-        if {peer.subnet for peer in before} != {peer.subnet for peer in self._peers}:
-            async with self._rules_lock:
-                await self._firewall.write([chain for chain in await self._chains() if chain.name in _OF_CLUSTER])
-        await self._repair_overlay()
+        """Also those networks that pods reach under their own addresses are the nodes' own."""
+        self._crossing.follow(peers)
+        if self._pod_cidr is not None and self._is_set_up:  # else setup does it
+            await self._write_rules()
+            await self._crossing.repair(self._pod_cidr, self._blocking)
 
     def announcement(self) -> Peer | None:
         """Once the node has its CIDR."""
-        if self._overlay is None or self._pod_cidr is None:
-            return None
-        mac = names.vtep_mac(self._pod_cidr.network_address) if self._overlay.backend == overlays.VXLAN else ""
-        return Peer("", str(self._overlay.node_ip), str(self._pod_cidr), self._overlay.backend, mac)
+        return self._crossing.announcement(self._pod_cidr) if self._pod_cidr is not None else None
 
     async def attach(self, sandbox: Sandbox) -> Attachment:
         """Repeated for a sandbox that has its address, this repairs what is broken."""
@@ -142,8 +128,7 @@ class NodeNetwork:
         wanted = {names.veth(sandbox_id) for sandbox_id in keep | set(self._new)}
         for stale in sorted(seen.ports.keys() - wanted):
             await self._blocking(links.delete, stale)
-        if self._bridge is not None:
-            await self.heal()
+        await self.heal()
 
     def on_lost(self, told: Callable[[str], None]) -> None:
         """Told at every look, until the sandbox is attached again or detached."""
@@ -153,7 +138,7 @@ class NodeNetwork:
         """Leave nothing behind."""
         async with self._rules_lock:
             await self._firewall.remove(await self._chains())
-        await self._blocking(overlay.teardown, self._overlay.device if self._overlay else names.VXLAN)
+        await self._blocking(self._crossing.teardown)
         await self._blocking(links.teardown, self._bridge_name)
         await self._blocking(self._ipam.clear)
 
@@ -164,35 +149,15 @@ class NodeNetwork:
 
     async def heal(self) -> None:
         """Put back what others took away: bridge, ports, overlay, jumps, chains, parameters."""
-        await self._measure()
-        await self._blocking(self._set_parameters)
-        await self._repair_links()
-        await self._repair_overlay()
-        async with self._rules_lock:
-            await self._firewall.check(await self._chains())
+        await self._heal_links()
+        await self._heal_rules()
 
     async def run(self) -> None:
-        """Watch, and heal: at once what the kernel tells of, the rest every `resync` seconds."""
+        """Watch, and heal: at once what the kernel tells of, the rest now and then."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._watch())
-            failures = 0
-            while True:
-                try:
-                    async with asyncio.timeout(self._resync):
-                        await self._disturbed.wait()
-                    await asyncio.sleep(_SETTLE)
-                except TimeoutError:
-                    pass
-                self._disturbed.clear()
-                if self._bridge is None:
-                    continue
-                try:
-                    await self.heal()
-                    failures = 0
-                except NetworkError as error:
-                    failures += 1
-                    log.warning("the pod network could not be repaired: %s", error)
-                    await self._clock.sleep(Backoff(initial=1.0).delay(failures))
+            for keeper in (Keeper("the pod network", self._heal_links, self._disturbances, _RESYNC, self._clock),
+                           Keeper("a firewall rule", self._heal_rules, rule_changes, self._resync, self._clock)):
+                group.create_task(keeper.run())
 
     async def close(self) -> None:
         """End the threads; the network itself stays."""
@@ -200,31 +165,26 @@ class NodeNetwork:
 
     # -- inside
 
-    async def _watch(self) -> None:
-        async for _ in disturbances():
-            self._disturbed.set()
+    def _disturbances(self) -> AsyncIterator[None]:
+        return disturbances(lambda: self._crossing.concern)
 
-    async def _measure(self) -> None:
-        """The underlay's MTU, and so that of pods; it may change at any time."""
-        subnet = self._subnet()
-        if self._overlay is not None:
-            self._underlay = await self._blocking(overlay.underlay, self._overlay.node_ip)
-            mtu = self._mtu or overlays.mtu(self._overlay, self._underlay)
-        else:
-            mtu = self._mtu or await self._blocking(links.default_mtu)
-        self._bridge = BridgeSpec(self._bridge_name, IPv4Interface((subnet.network_address + 1, subnet.prefixlen)), mtu)
+    async def _heal_links(self) -> None:
+        if self._pod_cidr is not None and self._is_set_up:
+            await self._repair(self._pod_cidr)
 
-    async def _repair_overlay(self) -> None:
-        if self._overlay is None:
-            return
-        wish = overlays.wanted(self._overlay, self._subnet(), self._underlay, self._peers)
-        async with self._overlay_lock:
-            seen = await self._blocking(overlay.observe, self._overlay.device)
-            actions = overlays.plan(wish, seen, self._overlay.device)
-            if actions:
-                kinds = dict.fromkeys(type(action).__name__ for action in actions)
-                log.info("changing the overlay: %s", ", ".join(kinds))
-                await self._blocking(overlay.apply, actions)
+    async def _heal_rules(self) -> None:
+        if self._is_set_up:
+            await self._blocking(self._set_parameters)
+            async with self._rules_lock:
+                await self._firewall.check(await self._chains())
+
+    async def _repair(self, subnet: IPv4Network) -> None:
+        mtu = await self._blocking(self._crossing.measure)
+        gateway = IPv4Interface((subnet.network_address + 1, subnet.prefixlen))
+        self._bridge = BridgeSpec(self._bridge_name, gateway, self._mtu or mtu)
+        await self._blocking(self._set_parameters)
+        await self._repair_links()
+        await self._crossing.repair(subnet, self._blocking)
 
     async def _repair_links(self) -> None:
         bridge, _ = self._ready()
@@ -249,9 +209,12 @@ class NodeNetwork:
         # 127.0.0.1:hostPort on the node is sent to a pod; rules.INPUT closes what this opens.
         links.write_sysctl(f"net.ipv4.conf.{self._bridge_name}.route_localnet", "1", missing_ok=True)
 
-    async def _write_host_ports(self, lease: Lease) -> None:
+    async def _write_rules(self) -> None:
         async with self._rules_lock:
-            await self._firewall.write([chain for chain in await self._chains() if chain.name == rules.HOSTPORTS])
+            await self._firewall.update(await self._chains())
+
+    async def _write_host_ports(self, lease: Lease) -> None:
+        await self._write_rules()
         ports = [port.host_port for port in lease.host_ports if port.protocol == "UDP"]
         if ports:
             # A flow that began before or under the last owner would be sent where it was sent then.
@@ -260,10 +223,10 @@ class NodeNetwork:
     async def _chains(self) -> list[rules.Chain]:
         subnet = self._pod_cidr or IPv4Network("0.0.0.0/32")
         leases = [lease for lease in await self._blocking(self._ipam.leases) if lease.host_ports]
-        cluster = overlays.cluster_networks(self._cluster_cidr, subnet, self._peers)
-        device = self._overlay.device if self._overlay and self._overlay.backend == overlays.VXLAN else ""
+        cluster = cluster_networks(self._cluster_cidr, subnet, self._crossing.subnets)
         backend = await self._firewall.backend()
-        return rules.chains(rules.Firewall(subnet, cluster, tuple(leases), device, backend.random_fully))
+        return rules.chains(rules.Firewall(subnet, cluster, tuple(leases), self._crossing.device,
+                                           backend.random_fully))
 
     async def _lease(self, sandbox_id: str) -> Lease | None:
         leases = await self._blocking(self._ipam.leases)
@@ -272,11 +235,6 @@ class NodeNetwork:
     def _attachment(self, lease: Lease) -> Attachment:
         bridge, _ = self._ready()
         return Attachment(str(lease.ip), str(bridge.address.ip), names.veth(lease.sandbox_id), names.pod_mac(lease.ip))
-
-    def _subnet(self) -> IPv4Network:
-        if self._pod_cidr is None:
-            raise NetworkError("the node has no pod CIDR yet")
-        return self._pod_cidr
 
     def _ready(self) -> tuple[BridgeSpec, IPv4Network]:
         if self._bridge is None or self._pod_cidr is None:

@@ -274,9 +274,10 @@ def _plan_entries(wish: Overlay, seen: Seen, name: str) -> list[Action]:
     return actions
 
 
-def cluster_networks(configured: str, pod_cidr: IPv4Network, peers: Collection[Peer]) -> tuple[IPv4Network, ...]:
+def cluster_networks(configured: str, pod_cidr: IPv4Network,
+                     others: Collection[IPv4Network]) -> tuple[IPv4Network, ...]:
     """What pods reach by their own addresses: the cluster's CIDR where it is known, and every node's in any case."""
-    networks = [pod_cidr, *(IPv4Network(peer.subnet) for peer in peers)]
+    networks = [pod_cidr, *others]
     if configured:
         networks.append(IPv4Network(configured))
     return tuple(collapse_addresses(networks))

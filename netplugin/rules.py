@@ -58,6 +58,11 @@ class Chain:
     name: str
     rules: tuple[str, ...]
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """Table and name."""
+        return self.table, self.name
+
 
 @dataclass(frozen=True, slots=True)
 class Firewall:

@@ -96,13 +96,16 @@ def links() -> Iterator[Link]:
 
 def addresses(index: int) -> frozenset[IPv4Interface]:
     """The IPv4 addresses of one interface; OSError."""
-    found = set()
+    return frozenset(address for owner, address in all_addresses() if owner == index)
+
+
+def all_addresses() -> Iterator[tuple[int, IPv4Interface]]:
+    """Every IPv4 address with the index of its interface; OSError."""
     for data in _dump(_RTM_GETADDR, _ADDRESS.pack(socket.AF_INET, 0, 0, 0, 0)):
         _, prefix, _, _, owner = _ADDRESS.unpack_from(data)
         local = attributes(data[_ADDRESS.size:]).get(_IFA_LOCAL)
-        if owner == index and local is not None:
-            found.add(IPv4Interface((local, prefix)))
-    return frozenset(found)
+        if local is not None:
+            yield owner, IPv4Interface((local, prefix))
 
 
 def link(index: int) -> tuple[Link, Vxlan]:

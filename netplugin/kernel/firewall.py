@@ -7,20 +7,25 @@ from collections.abc import Sequence
 
 from netplugin.kernel.command import LOCK_WAIT, Backend, find_backend, run, succeeds
 from netplugin.kernel.generation import generation
+from netplugin.kernel.handles import handles
 from netplugin.protocol import NetworkError
 from netplugin.rules import JUMPS, Chain, Jump, restore_input
 
 log = logging.getLogger(__name__)
 
+Key = tuple[str, str]
+Mark = tuple[int, ...] | str | None
+
 
 class Firewall:
-    """Keeps chains of ours as wanted. What iptables printed of them after they were written is remembered: a
-    chain that prints otherwise later was changed by somebody else.
+    """Keeps chains of ours as wanted. What a chain's rules are called in the kernel, or how iptables prints them, is
+    remembered from when it was written: a chain that looks otherwise later was changed by somebody else.
     """
 
     def __init__(self) -> None:
         self._backend: Backend | None = None
-        self._applied: dict[tuple[str, str], str] = {}
+        self._written: dict[Key, Chain] = {}
+        self._marks: dict[Key, Mark] = {}
         self._found_well: int | None = None  # the kernel's generation of rules at the last look without a find
 
     async def backend(self) -> Backend:
@@ -31,28 +36,26 @@ class Firewall:
 
     async def apply(self, chains: Sequence[Chain]) -> None:
         """Write the chains anew, then see to the jumps that lead to them."""
-        await self.write(chains)
-        for jump in JUMPS:
-            await _ensure(jump)
+        await self._write(chains)
+        await self._lead_there()
 
-    async def write(self, chains: Sequence[Chain]) -> None:
-        """Write only these chains anew."""
-        await self.backend()
-        self._found_well = None
-        await run(["iptables-restore", "--noflush", "-w", LOCK_WAIT], restore_input(chains))
-        for chain in chains:
-            self._applied[chain.table, chain.name] = await _print(chain)
+    async def update(self, chains: Sequence[Chain]) -> None:
+        """Write those chains that are now wanted otherwise than they were written."""
+        changed = [chain for chain in chains if self._written.get(chain.key) != chain]
+        if changed:
+            await self._write(changed)
 
     async def check(self, chains: Sequence[Chain]) -> bool:
         """Put back what others took away or changed; whether anything had to be.
 
         Nothing is read as long as the kernel says that nobody changed a rule.
         """
+        await self.update(chains)
         now = generation() if (await self.backend()).nf_tables else None
         if now is not None and now == self._found_well:
             return False
-        if await self._untouched(chains):
-            missing = any([await _ensure(jump) for jump in JUMPS])
+        if all([await self._mark(chain.key) == self._marks.get(chain.key) for chain in chains]):
+            missing = await self._lead_there()
             self._found_well = None if missing else now
             return missing
         log.warning("firewall rules were changed by somebody else; writing them again")
@@ -67,18 +70,38 @@ class Firewall:
         for chain in chains:
             if await succeeds([*_iptables(chain.table), "-F", chain.name]):
                 await succeeds([*_iptables(chain.table), "-X", chain.name])
-        self._applied.clear()
+        self._written.clear()
+        self._marks.clear()
         self._found_well = None
 
-    async def _untouched(self, chains: Sequence[Chain]) -> bool:
+    async def _write(self, chains: Sequence[Chain]) -> None:
+        await self.backend()
+        self._found_well = None
         for chain in chains:
-            try:
-                now = await _print(chain)
-            except NetworkError:
-                return False
-            if now != self._applied.get((chain.table, chain.name)):
-                return False
-        return True
+            self._written.pop(chain.key, None)  # for as long as it is not known how this ends
+        await run(["iptables-restore", "--noflush", "-w", LOCK_WAIT], restore_input(chains))
+        for chain in chains:
+            self._marks[chain.key] = await self._mark(chain.key)
+            self._written[chain.key] = chain
+
+    async def _lead_there(self) -> bool:
+        """Have all jumps; whether one was missing. Chains that look as they did when all were there, have them."""
+        around = {(jump.table, jump.chain) for jump in JUMPS}
+        marks = {key: await self._mark(key) for key in around}
+        if all(mark and mark == self._marks.get(key) for key, mark in marks.items()):
+            return False
+        missing = any([await _ensure(jump) for jump in JUMPS])
+        self._marks |= {key: await self._mark(key) for key in around}
+        return missing
+
+    async def _mark(self, key: Key) -> Mark:
+        """What tells a chain from a changed one; None where it is not there, or the kernel is busy changing it."""
+        if (await self.backend()).nf_tables:
+            return handles(*key)
+        try:
+            return await run([*_iptables(key[0]), "-S", key[1]])
+        except NetworkError:
+            return None
 
 
 async def _ensure(jump: Jump) -> bool:
@@ -90,10 +113,6 @@ async def _ensure(jump: Jump) -> bool:
         return False
     await run([*command, "-I", jump.chain, "1", *jump.rule])
     return True
-
-
-async def _print(chain: Chain) -> str:
-    return await run([*_iptables(chain.table), "-S", chain.name])
 
 
 def _iptables(table: str) -> list[str]:

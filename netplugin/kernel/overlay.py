@@ -46,8 +46,9 @@ _SELF = 2  # the device's own table, not that of a bridge which it might be a po
 def underlay(node_ip: IPv4Address) -> Underlay:
     """The link that has the node's IP; of an address that no link has (behind NAT), nothing but a usual MTU."""
     with translated(f"look for {node_ip}"):
-        for link in dump.links():
-            if any(address.ip == node_ip for address in dump.addresses(link.index)):
+        for index, address in list(dump.all_addresses()):
+            if address.ip == node_ip:
+                link, _ = dump.link(index)
                 return Underlay(link.name, link.mtu)
     return Underlay("", _DEFAULT_MTU)
 

@@ -7,7 +7,7 @@ import contextlib
 import json
 import sys
 from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ class Host:
 
     number: int
     pid: int
+    switch: int
+    arguments: list[str]
     process: asyncio.subprocess.Process
     peer: dict[str, str]
 
@@ -53,6 +55,16 @@ class Host:
         """Attach a namespace as a pod; its IP."""
         return str((await self.call("attach", number=number, pid=pid, ports=list(ports)))["ip"])
 
+    @contextlib.asynccontextmanager
+    async def restarted(self, backend: str) -> AsyncIterator[Host]:
+        """The same node after its network's process has ended, configured for that backend."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        await self.process.wait()
+        arguments = [*self.arguments[:2], backend, *self.arguments[3:]]
+        async with _network_process(self.pid, arguments) as process:
+            yield replace(self, process=process, arguments=arguments)
+
     def ip(self, command: str) -> str:
         return ip(command, self.pid)
 
@@ -64,7 +76,7 @@ class Host:
 
 
 @contextlib.asynccontextmanager
-async def hosts(count: int, state_dir: Path, *, backend: str = "vxlan", cluster_cidr: str = "10.42.0.0/16",
+async def hosts(count: int, state_dir: Path, *, backend: str = "vxlan", cluster_cidr: str = "",
                 introduced: bool = True) -> AsyncIterator[list[Host]]:
     """That many nodes, set up; `introduced`: each follows the others."""
     async with contextlib.AsyncExitStack() as stack:
@@ -75,9 +87,9 @@ async def hosts(count: int, state_dir: Path, *, backend: str = "vxlan", cluster_
         for number in range(1, count + 1):
             pid = stack.enter_context(process_with_network())
             plug_in(switch, number, pid)
-            process = await stack.enter_async_context(_network_process(pid, [
-                str(state_dir / f"node-{number}"), f"192.0.2.{number}", backend, cluster_cidr]))
-            host = Host(number, pid, process, {})
+            arguments = [str(state_dir / f"node-{number}"), f"192.0.2.{number}", backend, cluster_cidr]
+            process = await stack.enter_async_context(_network_process(pid, arguments))
+            host = Host(number, pid, switch, arguments, process, {})
             host.peer = await host.call("setup", cidr=host.cidr)
             host.peer["name"] = f"node-{number}"
             made.append(host)
