@@ -17,6 +17,7 @@ from agent import config as settings
 from agent.cgroups.node import NodeCgroups
 from agent.cgroups.protocol import CgroupError, PodLimits
 from agent.cgroups.tree import Hierarchies, find_hierarchies
+from agent.dns.service import DnsService
 from agent.engine.docker import DockerEngine
 from agent.engine.infra import REFERENCE, ensure_infra_image
 from agent.engine.protocol import Engine, EngineError, EngineInfo
@@ -32,7 +33,7 @@ from agent.node.facts import FactsError, HostFacts, health, host_facts, node_add
 from agent.node.heartbeat import Heartbeat
 from agent.node.status import KUBELET_VERSION, NodeSettings
 from agent.pods import labels
-from agent.pods.dns import DnsConfig, node_resolver
+from agent.pods.dns import ClusterDns
 from agent.pods.environment import NodeFacts
 from agent.pods.events import PodEvents
 from agent.pods.files import PodFiles
@@ -55,6 +56,7 @@ from sampan.api.resources import NODES
 from sampan.loop import logs, process
 from sampan.loop.backoff import Backoff
 from sampan.loop.clock import Clock, SystemClock
+from sampan.loop.kept import KeptSockets
 from sampan.loop.notify import Notifier
 from sampan.loop.settings import ConfigError
 from sampan.loop.tasks import supervise
@@ -103,6 +105,7 @@ class Agent:
             prober = MeasuredProber(HostProber(engine))
             rooms = self._rooms(engine, network, volumes, cgroups, link, facts, address, prober, metrics)
             manager = PodManager(rooms)
+            names = DnsService(config.node_name, link.view, rooms.dns.node, KeptSockets(self._notifier), clock)
             port = NodePort(NodeParts(
                 config.node_name, address, config.port, facts, link, files, manager, prober, metrics, hierarchies(),
                 (str(config.root_dir), info.root_dir), clock, configz(config, info)))
@@ -115,7 +118,7 @@ class Agent:
                 group.create_task(link.run())
                 for name, run in (("heartbeat", partial(self._beat, heartbeat, link, setup)),
                                   ("pod network", network.run),
-                                  ("network setup", setup.run),
+                                  ("network setup", setup.run), ("cluster DNS", names.run),
                                   *((("node port", port.run),) if config.port else ())):
                     group.create_task(supervise(name, run, clock))
                 group.create_task(self._pods(manager, link, setup))
@@ -135,14 +138,13 @@ class Agent:
         async def infra_image(missing: bool) -> str:
             return config.infra_image or (await ensure_infra_image(engine) if missing else REFERENCE)
 
-        resolv_conf = str(config.resolv_conf)
         return Rooms(
             node=NodeFacts(config.node_name, address, {"cpu": str(facts.cpus), "memory": str(facts.memory)}),
             engine=engine, network=network, volumes=volumes, cgroups=cgroups, prober=prober, metrics=metrics,
             http_hook=HostHttpHook(), images=ImagePuller(engine, link.view, clock), view=link.view,
             reports=link.reports, events=PodEvents(link.reports, config.node_name, clock),
             files=PodFiles(config.root_dir / "pods"), clock=clock, infra_image=infra_image,
-            memory_capacity=facts.memory, dns=DnsConfig(node=lambda: node_resolver(resolv_conf)),
+            memory_capacity=facts.memory, dns=ClusterDns(link.view, str(config.resolv_conf)),
             pod_pids_limit=config.pod_pids_limit, oom_floor=OomFloor(-1000 if may_lower_oom_scores() else 0))
 
     async def _engine_info(self, engine: Engine) -> EngineInfo:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sampan.api.names import dns_subdomain
+from sampan.clusterdns import DEFAULT_DOMAIN
 from sampan.loop.settings import LEVELS, ConfigError, Option, Settings, absolute_path, log_level, optional_path
 
 COMPONENTS = ("apiserver", "scheduler", "controllers", "nodes")
@@ -36,6 +38,8 @@ class Config:
     service_node_port_range: tuple[int, int]
     pod_cidr: str
     node_cidr_mask_size: int
+    cluster_dns: str
+    cluster_domain: str
     components: tuple[str, ...]
     kubeconfig: Path | None
     token_auth_file: Path | None
@@ -51,7 +55,7 @@ class Config:
         host = socket.gethostname().lower()
         return list(dict.fromkeys([
             host, "localhost", "127.0.0.1", "::1", self.advertise_address, self.service_ip, "kubernetes",
-            "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"]))
+            "kubernetes.default", "kubernetes.default.svc", f"kubernetes.default.svc.{self.cluster_domain}"]))
 
 
 def _port(text: str) -> int:
@@ -65,6 +69,19 @@ def _address(text: str) -> str:
         return str(ipaddress.ip_address(text))
     except ValueError:
         raise ValueError("must be an IP address, such as 192.168.1.10") from None
+
+
+def _domain(text: str) -> str:
+    name = text.strip(".").lower()
+    if dns_subdomain(name):
+        raise ValueError("must be a domain name, such as cluster.local")
+    return name
+
+
+def _tenth(network: str) -> str:
+    """Where upstream's tools put the cluster's DNS; the last usable address of a network smaller than that."""
+    services = ipaddress.ip_network(network)
+    return str(services[min(10, services.num_addresses - 2)])
 
 
 def _network(text: str) -> str:
@@ -129,6 +146,9 @@ _OPTIONS = (
            _port_range),
     Option("pod-cidr", "10.244.0.0/16", "CIDR", "the network that nodes get their pods' networks from", _network),
     Option("node-cidr-mask-size", "24", "BITS", "the prefix length of each node's part of pod-cidr", _prefix_length),
+    Option("cluster-dns", "", "IP", "the address of the cluster's DNS (default: the tenth of service-cidr)",
+           lambda text: _address(text) if text else ""),
+    Option("cluster-domain", DEFAULT_DOMAIN, "NAME", "the domain of the cluster's names", _domain),
     Option("components", ",".join(COMPONENTS), "LIST", "the parts to run in this process", _components),
     Option("kubeconfig", "", "FILE", "how to reach the API server, when it is not among the components",
            _optional_file),
@@ -152,6 +172,8 @@ def resolve(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Config:
     values = SETTINGS.resolve(flags, environ)
     if values["pki_dir"] is None:
         values["pki_dir"] = values["data_dir"] / "pki"
+    if not values["cluster_dns"]:
+        values["cluster_dns"] = _tenth(values["service_cidr"])
     config = Config(**values)
     _check_together(config)
     return config
@@ -164,6 +186,8 @@ def _check_together(config: Config) -> None:
     if not 0 <= config.node_cidr_mask_size - pods.prefixlen <= _MAX_NODE_BITS:
         raise ConfigError(f"node-cidr-mask-size: {config.node_cidr_mask_size} must be between {pods.prefixlen} and "
                           f"{pods.prefixlen + _MAX_NODE_BITS} for pod-cidr {pods}")
+    if ipaddress.ip_address(config.cluster_dns) not in services:
+        raise ConfigError(f"cluster-dns: {config.cluster_dns} is not in service-cidr {services}")
     if config.secure_port == config.node_port_grpc != 0:
         raise ConfigError(f"node-port-grpc: {config.node_port_grpc} is secure-port too")
     if "apiserver" not in config.components:

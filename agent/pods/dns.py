@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
+from agent.link.protocol import ClusterView
+from sampan.api import resources
 from sampan.api.types import core_v1
+from sampan.clusterdns import NAME, NAMESPACE, cluster_domain, cluster_ips
 
 RESOLVED_STUB = "127.0.0.53"
 RESOLVED_FILE = "/run/systemd/resolve/resolv.conf"
@@ -32,13 +36,51 @@ class Resolver:
         return "".join(f"{line}\n" for line in lines)
 
 
+class DnsSettings(Protocol):
+    """How pods resolve names."""
+
+    @property
+    def cluster_servers(self) -> Sequence[str]:
+        """The addresses of the cluster's DNS; empty for none."""
+
+    @property
+    def cluster_domain(self) -> str:
+        """The cluster's domain."""
+
+    def node(self) -> Resolver:
+        """The node's own resolver."""
+
+
 @dataclass(frozen=True, slots=True)
 class DnsConfig:
-    """How pods resolve names: the cluster's servers and domain ("" and empty for none), and the node's resolver."""
+    """DnsSettings that never change."""
 
     cluster_servers: Sequence[str] = ()
     cluster_domain: str = "cluster.local"
     node: Callable[[], Resolver] = Resolver
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterDns:
+    """DnsSettings as the Service kube-dns has them, which the master makes: one setting for all nodes."""
+
+    view: ClusterView
+    resolv_conf: str
+
+    @property
+    def cluster_servers(self) -> Sequence[str]:
+        """The Service's addresses."""
+        service = self.view.get(resources.SERVICES, NAME, NAMESPACE)
+        return cluster_ips(service) if service else ()
+
+    @property
+    def cluster_domain(self) -> str:
+        """What the Service's annotation says."""
+        return cluster_domain(self.view.get(resources.SERVICES, NAME, NAMESPACE))
+
+    def node(self) -> Resolver:
+        """From the node's file."""
+        return node_resolver(self.resolv_conf)
 
 
 def parse(text: str) -> Resolver:
@@ -69,7 +111,7 @@ def node_resolver(path: str = "/etc/resolv.conf", behind: str = RESOLVED_FILE) -
     return resolver
 
 
-def pod_resolver(pod: core_v1.Pod, dns: DnsConfig) -> Resolver:
+def pod_resolver(pod: core_v1.Pod, dns: DnsSettings) -> Resolver:
     """What a pod gets. ClusterFirst without a cluster DNS falls back to the node's resolver."""
     policy = pod.spec.dns_policy or "ClusterFirst"
     cluster = policy == "ClusterFirstWithHostNet" or (policy == "ClusterFirst" and not pod.spec.host_network)

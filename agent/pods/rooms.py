@@ -10,7 +10,7 @@ from agent.cgroups.protocol import Cgroups
 from agent.engine.protocol import Engine
 from agent.images.puller import ImagePuller
 from agent.link.protocol import ClusterView, Reports
-from agent.pods.dns import DnsConfig
+from agent.pods.dns import DnsConfig, DnsSettings
 from agent.pods.environment import NodeFacts
 from agent.pods.events import PodEvents
 from agent.pods.files import PodFiles
@@ -58,7 +58,7 @@ class Rooms:
     clock: Clock
     infra_image: Callable[[bool], Awaitable[str]]
     memory_capacity: int
-    dns: DnsConfig = field(default_factory=DnsConfig)
+    dns: DnsSettings = field(default_factory=DnsConfig)
     pod_pids_limit: int = 0
     metrics: PodMetrics = field(default_factory=Uncounted)
     oom_floor: OomFloor = field(default_factory=OomFloor)

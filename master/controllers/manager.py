@@ -12,6 +12,7 @@ from typing import Any
 from master.controllers.base import Controller, Counters, Deps
 from master.controllers.csr import LONGEST, CsrController, Signer
 from master.controllers.deployment import DeploymentController
+from master.controllers.dns import DnsController, DnsOptions
 from master.controllers.endpoints import EndpointsController
 from master.controllers.garbage import GarbageCollector
 from master.controllers.load_balancer import LoadBalancerController
@@ -40,6 +41,7 @@ class ControllerOptions:
     cluster_cidr: str = "10.244.0.0/16"
     node_prefix: int = 24
     """The size of each node's pod range, as a prefix length."""
+    dns: DnsOptions = field(default_factory=DnsOptions)
     ca_bundle: str = ""
     """PEM, published as kube-root-ca.crt in every namespace."""
     signer: Signer | None = None
@@ -95,6 +97,7 @@ class ControllerManager:
         yield EndpointsController(deps)
         yield MirroringController(deps)
         yield LoadBalancerController(deps)
+        yield DnsController(deps, options.dns)
         yield NamespaceController(deps)
         yield NamespaceContentController(deps, options.ca_bundle)
         yield NodeLifecycleController(deps, grace=options.node_grace)

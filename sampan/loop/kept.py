@@ -51,11 +51,3 @@ class KeptSockets:
     def drop(self, name: str) -> None:
         """No longer keep what was kept under the name."""
         self._notifier.forget(name)
-
-    def close(self) -> None:
-        """Close, and have no longer kept, what nobody has taken: what an earlier version of the program left."""
-        for name, sockets in self._sockets.items():
-            self.drop(name)
-            for sock in sockets:
-                sock.close()
-        self._sockets.clear()
