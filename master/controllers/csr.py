@@ -72,11 +72,13 @@ class CsrController(Controller[str]):
         try:
             wish = plans.read(csr.spec.request)
             node = self._nodes.get(wish.identity.user.removeprefix(plans.NODE_PREFIX))
-            message = plans.approval(csr, wish, node)
+            denial, message = plans.denial(csr, node), plans.approval(csr, wish, node)
         except CertificateError as error:
             log.info("certificate request %s: %s", csr.metadata.name, error)
             return
-        if message:
+        if denial:
+            await self._write(csr, self._condition("Denied", "NodeNameTaken", denial), "approval")
+        elif message:
             await self._write(csr, self._condition("Approved", "AutoApproved", message), "approval")
 
     async def _sign(self, csr: Csr) -> None:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from cryptography import x509
 
-from master.controllers.pods import find
+from master.controllers.pods import find, is_true
 from sampan.api.types import core_v1
 from sampan.api.types.certificates_v1 import CertificateSigningRequest
 from sampan.pki import ca
@@ -84,6 +84,18 @@ def approval(csr: CertificateSigningRequest, wish: Wish, node: core_v1.Node | No
     if asker.startswith(BOOTSTRAP_PREFIX) and BOOTSTRAP_GROUP in csr.spec.groups:
         return "Auto approving kubelet client certificate after SubjectAccessReview."
     return ""
+
+
+def denial(csr: CertificateSigningRequest, node: core_v1.Node | None) -> str:
+    """Why the request is denied at once, "" where it is not: a token makes no second host of a node that is alive.
+
+    kubeadm asks the same before it joins, and leaves it to the joining host to be honest.
+    """
+    token = (csr.spec.username or "").startswith(BOOTSTRAP_PREFIX)
+    if not token or csr.spec.signer_name != NODE_CLIENT or node is None or not is_true(node.status.conditions, "Ready"):
+        return ""
+    return (f'a Node with name "{node.metadata.name}" and status "Ready" already exists in the cluster. You must '
+            "delete the existing Node or change the name of this new joining Node")
 
 
 def strange_names(wish: Wish, node: core_v1.Node) -> list[str]:

@@ -19,7 +19,7 @@ from sampan.api.times import Time
 from sampan.api.types.certificates_v1 import CertificateSigningRequest as Csr
 from sampan.api.types.certificates_v1 import CertificateSigningRequestCondition as Condition
 from sampan.api.types.certificates_v1 import CertificateSigningRequestSpec as Spec
-from sampan.api.types.core_v1 import Secret
+from sampan.api.types.core_v1 import Node, NodeCondition, NodeStatus, Secret
 from sampan.api.types.meta_v1 import ObjectMeta
 from sampan.loop.clock import FakeClock
 from sampan.pki import ca
@@ -95,6 +95,26 @@ async def test_a_node_gets_its_certificate() -> None:
         assert ca.certificate_expiry(found.status.certificate) == world.clock.now() + timedelta(hours=1)
         assert (await world.client.get(CSRS, "eve")).status.conditions == []
         assert (await world.client.get(CSRS, "broken")).status.certificate is None
+
+
+@pytest.mark.parametrize(("ready", "asker", "kind"), [
+    ("True", "system:bootstrap:abcdef", "Denied"),
+    ("Unknown", "system:bootstrap:abcdef", "Approved"),  # the host is set up anew
+    ("True", NODE.user, "Approved"),  # it renews itself
+])
+async def test_a_token_makes_no_second_host_of_a_living_node(ready: str, asker: str, kind: str) -> None:
+    world = World()
+    _, authority = ca.Authority.create("test", world.clock.now)
+    world.client.put(Node(metadata=ObjectMeta(name="n1"),
+                          status=NodeStatus(conditions=[NodeCondition(type="Ready", status=ready)])))
+    async with world.running(lambda deps: CsrController(deps, authority)):
+        world.client.put(csr(username=asker))
+        await world.settle()
+        status = (await world.client.get(CSRS, "n1")).status
+        assert [item.type for item in status.conditions] == [kind]
+        assert bool(status.certificate) == (kind == "Approved")
+        if kind == "Denied":
+            assert 'a Node with name "n1" and status "Ready" already exists' in (status.conditions[0].message or "")
 
 
 async def test_what_a_person_approved_wrongly_is_refused() -> None:
