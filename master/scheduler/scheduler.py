@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,11 +58,12 @@ class Scheduler:
         self._queue: WorkQueue[Key] = WorkQueue(Backoff(initial=1.0, maximum=10.0, jitter=0.0))
         self._waiting: set[Key] = set()
         self._binds = asyncio.Semaphore(PARALLEL_BINDS)
+        # Once, however often `run` is begun anew.
+        self._nodes.add_handler(self._node_changed)
+        self._pods.add_handler(self._pod_changed)
 
     async def run(self) -> None:
         """Schedule until cancelled."""
-        self._nodes.add_handler(self._node_changed)
-        self._pods.add_handler(self._pod_changed)
         await self._nodes.wait_synced()
         await self._pods.wait_synced()
         try:
@@ -82,10 +84,10 @@ class Scheduler:
                     elif decision.node:
                         # Reserved before the bind is known to have worked, so that the next pod sees it.
                         self._cluster.place(pod, decision.node)
-                        group.create_task(self._bind(key, pod, decision.node))
+                        group.create_task(self._guarded(key, pod, self._bind(key, pod, decision.node)))
                     else:
                         self._waiting.add(key)
-                        group.create_task(self._refuse(key, pod, decision.refusal))
+                        group.create_task(self._guarded(key, pod, self._refuse(key, pod, decision.refusal)))
         finally:
             self._queue.close()
 
@@ -104,6 +106,21 @@ class Scheduler:
         self._queue.add_failed(key)
         self._queue.done(key)
         self._binds.release()
+
+    async def _guarded(self, key: Key, pod: core_v1.Pod, work: Coroutine[Any, Any, None]) -> None:
+        """Whatever goes wrong with one pod, the others are to be placed."""
+        try:
+            await work
+        except Exception:
+            log.exception("pod %s/%s", *key)
+            self.stats.attempts["error"] += 1
+            if not self._is_bound(key):
+                self._cluster.forget(pod.metadata.uid)
+            self._try_again(key)
+
+    def _is_bound(self, key: Key) -> bool:
+        pod = self._pods.get(key[1], key[0])
+        return pod is not None and bool(pod.spec.node_name)
 
     async def _bind(self, key: Key, pod: core_v1.Pod, node: str) -> None:
         meta = pod.metadata

@@ -131,3 +131,47 @@ async def test_a_fault_over_one_pod_harms_no_other(monkeypatch: pytest.MonkeyPat
         await client.create(PODS, pod("odd"))
         await client.create(PODS, pod("web"))
         await until(lambda found: found.spec.node_name == "n1", client, "web")
+
+
+async def test_a_fault_with_one_pod_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch,
+                                                             caplog: pytest.LogCaptureFixture) -> None:
+    async with running() as (client, _):
+        real, failed = client.post, []
+
+        async def post(*args: Any) -> Any:
+            if args[1] == "odd" and not failed:
+                failed.append(args[1])
+                raise ValueError("nobody thought of this")
+            return await real(*args)
+
+        monkeypatch.setattr(client, "post", post)
+        monkeypatch.setattr("sampan.loop.queue.Backoff.delay", lambda *_: 0.01)
+        await join(client, node("n1", cpu="4"))
+        await client.create(PODS, pod("odd"))
+        await client.create(PODS, pod("web"))
+        for name in ("web", "odd"):
+            await until(lambda found: found.spec.node_name == "n1", client, name)
+    assert failed == ["odd"]
+    assert "nobody thought of this" in caplog.text
+
+
+async def test_a_scheduler_that_is_begun_anew_hears_of_each_pod_once() -> None:
+    clock = FakeClock()
+    client = FakeClient(clock)
+    informers = InformerFactory(client, clock, rng=random.Random(1))
+    part = Scheduler(client, informers, clock, EventRecorder(client, clock, "default-scheduler"), random.Random(1))
+    async with asyncio.TaskGroup() as group:
+        following = group.create_task(informers.run())
+        for _ in range(2):
+            run = group.create_task(part.run())
+            await clock.settle()
+            run.cancel()
+            await asyncio.wait([run])
+        await join(client, node("n1"))
+        await client.create(PODS, pod("web"))
+        run = group.create_task(part.run())
+        await until(lambda found: found.spec.node_name == "n1", client, "web")
+        await clock.settle()
+        assert client.count("create", PODS.plural, "binding") == 1
+        run.cancel()
+        following.cancel()
