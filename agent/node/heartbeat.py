@@ -9,6 +9,7 @@ from pathlib import Path
 
 from agent.engine.protocol import Engine, EngineError, EngineInfo
 from agent.link.protocol import ClusterView, Reports
+from agent.node.events import NodeEvents, changes, rebooted
 from agent.node.facts import Health, HostFacts
 from agent.node.status import NodeSettings, Runtime, differs, node_object
 from sampan.api.resources import NODES
@@ -49,6 +50,9 @@ class Heartbeat:
         self._info: EngineInfo | None = None
         self._last: core_v1.Node | None = None
         self._reported = float("-inf")
+        self._events = NodeEvents(reports, settings.name, clock)
+        self._doubted = False
+        self._unschedulable = False
 
     async def run(self) -> None:
         """Beat until cancelled."""
@@ -75,8 +79,30 @@ class Heartbeat:
         if due or differs(self._last, node) or self._master_doubts(node):
             self._reports.node(node)
             self._reported = self._clock.monotonic()
+        self._tell(previous, node, started=self._last is None)
         self._last = node
         self._reports.lease(self._lease())
+
+    def _tell(self, before: core_v1.Node | None, node: core_v1.Node, *, started: bool) -> None:
+        """Events about what has changed, here or in what the master thinks of this node."""
+        if started:
+            self._events.emit("Normal", "Starting", "Starting kubelet.")
+            self._events.emit("Normal", "NodeAllocatableEnforced", "Updated Node Allocatable limit across pods")
+            if rebooted(before, node) and node.status.node_info:
+                self._events.emit("Warning", "Rebooted", f"Node {self._settings.name} has been rebooted, boot id: "
+                                  f"{node.status.node_info.boot_id}")
+        reasons = changes(before, node, started=started)
+        seen = self._view.get(NODES, self._settings.name)
+        if seen is not None:
+            doubted = any(item.type == "Ready" and item.status == "Unknown" for item in seen.status.conditions)
+            if doubted and not self._doubted and "NodeReady" not in reasons and not started:
+                reasons += [reason for reason in changes(seen, node, started=False) if reason == "NodeReady"]
+            self._doubted = doubted
+            if bool(seen.spec.unschedulable) != self._unschedulable:
+                self._unschedulable = bool(seen.spec.unschedulable)
+                reasons.append("NodeNotSchedulable" if self._unschedulable else "NodeSchedulable")
+        for reason in reasons:
+            self._events.state(reason)
 
     async def _runtime(self) -> Runtime:
         try:

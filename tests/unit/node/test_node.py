@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from msgspec import structs
 
 from agent.engine.fake import FakeEngine
 from agent.engine.protocol import EngineUnavailable
@@ -81,6 +82,7 @@ class Reports:
     def __init__(self) -> None:
         self.nodes: list[core_v1.Node] = []
         self.leases: list[coordination_v1.Lease] = []
+        self.events: list[core_v1.Event] = []
 
     def node(self, node: core_v1.Node) -> None:
         self.nodes.append(node)
@@ -90,7 +92,9 @@ class Reports:
 
     def pod_status(self, pod: core_v1.Pod, status: core_v1.PodStatus) -> None: ...
     def pod_terminated(self, pod: core_v1.Pod, status: core_v1.PodStatus) -> None: ...
-    def event(self, event: core_v1.Event) -> None: ...
+
+    def event(self, event: core_v1.Event) -> None:
+        self.events.append(event)
 
 
 def ready(node: core_v1.Node) -> str:
@@ -157,6 +161,48 @@ async def test_news_is_reported_without_waiting_for_the_next_beat() -> None:
     assert len(reports.leases) == 3
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_events_tell_the_nodes_story() -> None:
+    view, reports, problems, measured = View(), Reports(), ["no network yet"], [WELL]
+    beat = Heartbeat(SETTINGS, FACTS, lambda _: measured[0], FakeEngine(), view, reports, FakeClock(),
+                     problems=[lambda: problems[0]])
+
+    async def told() -> list[str | None]:
+        reports.events.clear()
+        await beat.beat()
+        view.node = reports.nodes[-1]
+        return [event.reason for event in reports.events]
+
+    assert await told() == ["Starting", "NodeAllocatableEnforced", "NodeHasSufficientMemory", "NodeHasNoDiskPressure",
+                            "NodeHasSufficientPID"]
+    assert reports.events[2].message == "Node n1 status is now: NodeHasSufficientMemory"
+    assert (reports.events[2].involved_object.kind, reports.events[2].involved_object.uid) == ("Node", "n1")
+    problems[0] = ""
+    assert await told() == ["NodeReady"]
+    assert await told() == []
+    measured[0] = replace(WELL, disk_available=0)
+    assert await told() == ["NodeHasDiskPressure"]
+    measured[0] = WELL
+    assert await told() == ["NodeHasNoDiskPressure"]
+    assert (reports.events[0].count, reports.events[0].message) == (2, "Node n1 status is now: NodeHasNoDiskPressure")
+    assert view.node is not None
+    lost = [structs.replace(item, status="Unknown") for item in view.node.status.conditions]
+    view.node = structs.replace(view.node, status=structs.replace(view.node.status, conditions=lost))
+    assert await told() == ["NodeReady"], "the master had taken the node for lost"
+    view.node = structs.replace(view.node, spec=core_v1.NodeSpec(unschedulable=True))
+    kept = view.node
+    assert await told() == ["NodeNotSchedulable"]
+    view.node = kept
+    assert await told() == []
+    assert await told() == ["NodeSchedulable"]
+    again = Heartbeat(SETTINGS, replace(FACTS, boot_id="another"), lambda _: WELL, FakeEngine(), view, reports,
+                      FakeClock())
+    reports.events.clear()
+    await again.beat()
+    assert [event.reason for event in reports.events][2:] == [
+        "Rebooted", "NodeHasSufficientMemory", "NodeHasNoDiskPressure", "NodeHasSufficientPID"]
+    assert reports.events[2].message == "Node n1 has been rebooted, boot id: another"
 
 
 def test_this_host_can_be_read() -> None:
