@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from prometheus_client.core import Metric
+
 from master.config import Config
+from master.metrics import state
+from master.metrics.nodes import NodeMetrics
+from master.metrics.queues import QueueMetrics
+from master.metrics.scheduler import SchedulerMetrics
+from sampan.api.resources import DEPLOYMENTS, NODES, PODS
 from sampan.api.types import core_v1
 from sampan.client.events import EventRecorder
 from sampan.client.informer import InformerFactory
@@ -20,6 +27,7 @@ if TYPE_CHECKING:
     from master.nodes.service import NodeService, ServerTls
 
 Run = Callable[[], Awaitable[None]]
+Measure = Callable[[], Iterable[Metric]]
 
 NODE_CERTIFICATE_LIFETIME = timedelta(days=365)
 _SERVING_USAGES = ("digital signature", "server auth")
@@ -31,6 +39,10 @@ class Components:
 
     runs: dict[str, Run] = field(default_factory=dict)
     connect: dict[tuple[str, str], Any] = field(default_factory=dict)
+    measures: list[Measure] = field(default_factory=list)
+    """What the components tell of themselves, for /metrics."""
+    state: Measure = tuple
+    """What the cluster's objects say, for /metrics/state."""
 
 
 def load_components(config: Config, client: Client, clock: Clock, pki: ClusterPki | None) -> Components:
@@ -46,15 +58,25 @@ def load_components(config: Config, client: Client, clock: Clock, pki: ClusterPk
         _add_controllers(result, config, client, informers, clock, pki)
     if "nodes" in config.components and pki is not None:
         _add_nodes(result, config, client, informers, pki)
+    _add_state(result, config, informers)
     return result
+
+
+def _add_state(result: Components, config: Config, informers: InformerFactory) -> None:
+    """From the informers that the components have anyway: objects that nobody watches here are left out."""
+    nodes, pods = informers.get(NODES), informers.get(PODS)
+    deployments = informers.get(DEPLOYMENTS).all if "controllers" in config.components else None
+    result.state = lambda: state.collect(nodes.all, pods.all, deployments)
 
 
 def _add_scheduler(result: Components, client: Client, informers: InformerFactory, clock: Clock) -> None:
     from master.scheduler.scheduler import NAME, Scheduler  # noqa: PLC0415 - brings numpy along
 
     recorder = EventRecorder(client, clock, NAME)
+    metrics = SchedulerMetrics(clock.monotonic)
+    result.measures.append(metrics.collect)
     result.runs["scheduler-events"] = recorder.run
-    result.runs["scheduler"] = Scheduler(client, informers, clock, recorder).run
+    result.runs["scheduler"] = Scheduler(client, informers, clock, recorder, metrics=metrics).run
 
 
 def _add_controllers(result: Components, config: Config, client: Client, informers: InformerFactory, clock: Clock,
@@ -63,9 +85,11 @@ def _add_controllers(result: Components, config: Config, client: Client, informe
     from master.controllers.manager import ControllerManager, ControllerOptions  # noqa: PLC0415 - only if wanted
 
     dns = DnsOptions(config.cluster_dns, config.cluster_domain)
+    queues = QueueMetrics(clock.monotonic)
+    result.measures.append(queues.collect)
     options = ControllerOptions(dns=dns, cluster_cidr=config.pod_cidr, node_prefix=config.node_cidr_mask_size,
                                 ca_bundle=pki.path("ca.crt").read_text() if pki else "",
-                                signer=pki.authority() if pki else None)
+                                signer=pki.authority() if pki else None, queues=queues.watch)
     result.runs["controllers"] = ControllerManager(client, clock, options, informers=informers).run
 
 
@@ -77,8 +101,10 @@ def _add_nodes(result: Components, config: Config, client: Client, informers: In
     def tls() -> ServerTls:
         return ServerTls(*(pki.path(name).read_bytes() for name in ("apiserver.crt", "apiserver.key", "ca.crt")))
 
+    metrics = NodeMetrics()
+    result.measures.append(metrics.collect)
     service: NodeService = NodeService(client, informers, tls, f"{config.bind_address}:{config.node_port_grpc}",
-                                       NodeSigner(pki))
+                                       NodeSigner(pki), metrics)
     result.runs["nodes"] = service.run
     result.connect.update(PodStreams(service).handlers)
 

@@ -118,6 +118,7 @@ class Master:
             components = load_components(config, parts.client, self._clock, pki)
             metrics = Metrics()
             metrics.watch_store(counted)
+            metrics.watch_components(components.measures, components.state)
             tls = server_tls(*pair(pki), str(pki.path("ca.crt")))
             renewal = Renewal(pki, self._clock, lambda: tls.load_cert_chain(*pair(pki)))
             metrics.certificates(renewal.expiries)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+import time
 from collections.abc import Awaitable, Coroutine, Iterable
 from contextlib import nullcontext
 from typing import Any, TypeVar
@@ -67,6 +68,8 @@ class ApiServer:
         self._group: asyncio.TaskGroup | None = None
         self.started = asyncio.Event()
         self._metrics.sample(self._gauges)
+        self._metrics.objects(lambda: {f"{served.resource.plural}.{served.resource.group}".rstrip("."):
+                                       len(served.cache) for served in registry.all})
 
     async def run(self) -> None:
         """Listen until cancelled; then end watches, let requests finish, and close."""
@@ -98,7 +101,7 @@ class ApiServer:
             what, long = self._describe(info)
             # Streams end by themselves; everything else is cut off when it takes too long.
             limit = nullcontext() if long else asyncio.timeout(REQUEST_SECONDS)
-            with self._metrics.longrunning(what).track_inprogress() if long else nullcontext():
+            with self._metrics.longrunning(what).track_inprogress() if long else self._metrics.inflight(request.method):
                 async with limit:
                     response = await self._answer(request, info)
         except ApiError as error:
@@ -163,8 +166,10 @@ class ApiServer:
             return None
         user = self._users.get(connection)
         if user is None:
-            user = auth.certificate_user(connection.getpeercert())
+            peer = connection.getpeercert()
+            user = auth.certificate_user(peer)
             if user is not None:
+                self._metrics.certified(ssl.cert_time_to_seconds(peer["notAfter"]) - time.time())
                 self._users[connection] = user
         return user
 

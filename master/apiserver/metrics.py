@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from master.store.stats import COMMIT_BUCKETS, HasStats
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_EXPIRY_BUCKETS = (0, 1800, 3600, 7200, 21600, 43200, 86400, 172800, 345600, 604800, 2592000, 7776000, 15552000,
+                   31104000)
+"""Seconds, as upstream has them."""
 _BUCKETS = (0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.5, 2, 3, 4, 5, 10, 30, 60)  # seconds
+
+Measure = Callable[[], Iterable[Metric]]
 
 Gauges = Callable[[], Iterable[tuple[str, str, float]]]
 """Name, help and value of what is only looked at when asked for."""
@@ -28,6 +36,40 @@ class _Sampled(Collector):
         """Look now."""
         for name, text, value in self._read():
             yield GaugeMetricFamily(name, text, value=value)
+
+
+class _Measured(Collector):
+    def __init__(self, measure: Measure) -> None:
+        self._measure = measure
+
+    def collect(self) -> Iterable[Metric]:
+        """Look now."""
+        return self._measure()
+
+
+class _Inflight:
+    """Counts who is inside; one object for all of them, because every request passes here."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __enter__(self) -> None:
+        self.count += 1
+
+    def __exit__(self, *error: object) -> None:
+        self.count -= 1
+
+
+class _Given:
+    """Metrics that have been collected, in the shape that the exposition takes."""
+
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
 
 
 class _StoreFigures(Collector):
@@ -45,6 +87,9 @@ class _StoreFigures(Collector):
                                     buckets=list(zip(bounds, map(float, counts), strict=True)),
                                     sum_value=stats.commit_seconds)
         yield CounterMetricFamily("sampan_store_writes", "Objects written.", value=stats.writes)
+        yield CounterMetricFamily("sampan_store_commits", "Transactions that were committed.", value=stats.commits)
+        yield GaugeMetricFamily("apiserver_storage_size_bytes", "Size of the storage database file physically "
+                                "allocated in bytes.", value=stats.database_bytes + stats.wal_bytes)
         yield CounterMetricFamily("sampan_store_failures", "Transactions that failed.", value=stats.failures)
         for name, value in (("database", stats.database_bytes), ("wal", stats.wal_bytes), ("free", stats.free_bytes)):
             yield GaugeMetricFamily(f"sampan_store_{name}_bytes", f"Size of the store: {name}.", value=value)
@@ -68,7 +113,14 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=self.registry)
+        self._reading, self._mutating = _Inflight(), _Inflight()
+        self.measure(self._inflight)
+        self._state: Measure = tuple
+        self._client_expiries = Histogram("apiserver_client_certificate_expiration_seconds", "Distribution of the "
+                                          "remaining lifetime on the certificate used to authenticate a request.",
+                                          buckets=_EXPIRY_BUCKETS, registry=self.registry)
         labels = ("verb", "group", "resource", "subresource")
         self._requests = Counter("apiserver_request", "Requests answered.", (*labels, "code"), registry=self.registry)
         self._durations = Histogram("apiserver_request_duration_seconds", "Time to answer, streams apart.", labels,
@@ -81,6 +133,42 @@ class Metrics:
     def sample(self, read: Gauges) -> None:
         """Add gauges that are read when the metrics are asked for."""
         self.registry.register(_Sampled(read))
+
+    def measure(self, measure: Measure) -> None:
+        """Add metrics that are made when they are asked for."""
+        self.registry.register(_Measured(measure))
+
+    def watch_components(self, measures: Iterable[Measure], state: Measure) -> None:
+        """Add what the other parts of the process tell; `state` is served on a page of its own."""
+        for measure in measures:
+            self.measure(measure)
+        self._state = state
+
+    def certified(self, seconds: float) -> None:
+        """A client has connected with a certificate that ends in so many seconds."""
+        self._client_expiries.observe(seconds)
+
+    def objects(self, count: Callable[[], Mapping[str, int]]) -> None:
+        """Tell how many objects there are, by resource."""
+        def measure() -> Iterable[Metric]:
+            family = GaugeMetricFamily("apiserver_storage_objects", "Number of stored objects at the time of last "
+                                       "check split by kind.", labels=("resource",))
+            for resource, number in count().items():
+                family.add_metric((resource,), number)
+            yield family
+
+        self.measure(measure)
+
+    def inflight(self, method: str) -> _Inflight:
+        """Count a request while it is being answered; `with metrics.inflight("GET"):`. Not for streams."""
+        return self._reading if method in ("GET", "HEAD") else self._mutating
+
+    def _inflight(self) -> Iterable[Metric]:
+        family = GaugeMetricFamily("apiserver_current_inflight_requests", "Requests that are being answered now, "
+                                   "streams apart.", labels=("request_kind",))
+        family.add_metric(("readOnly",), self._reading.count)
+        family.add_metric(("mutating",), self._mutating.count)
+        yield family
 
     def watch_store(self, store: HasStats) -> None:
         """Add the store's figures."""
@@ -108,6 +196,10 @@ class Metrics:
         """The gauge of one kind of stream; `with gauge.track_inprogress():`."""
         return self._longrunning.labels(*what)
 
-    def render(self) -> bytes:
-        """Everything as text."""
-        return generate_latest(self.registry)
+    async def render(self, page: str = "") -> bytes:
+        """Everything as text; `page` "state" is what the cluster's objects say.
+
+        Looked at here, where nothing changes meanwhile, and written in a thread: a large cluster's takes a second.
+        """
+        families = list(self._state() if page == "state" else self.registry.collect())
+        return await asyncio.to_thread(generate_latest, _Given(families))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gzip
 import hashlib
 import platform
 from collections.abc import Callable
@@ -76,8 +78,17 @@ class Paths:
             case ["cacerts"]:
                 return send(self._ca, content_type=_TEXT)
             case ["metrics"]:
-                return send(self._metrics.render(), content_type=CONTENT_TYPE)
+                return await self._page(request, "")
+            case ["metrics", "state"]:
+                return await self._page(request, "state")
         raise no_such_resource()
+
+    async def _page(self, request: web.BaseRequest, page: str) -> web.Response:
+        body = await self._metrics.render(page)
+        if "gzip" not in request.headers.get("Accept-Encoding", ""):
+            return send(body, content_type=CONTENT_TYPE)
+        packed = await asyncio.to_thread(gzip.compress, body, 1)
+        return send(packed, content_type=CONTENT_TYPE, headers={"Content-Encoding": "gzip", "Vary": "Accept-Encoding"})
 
     # --- discovery ------------------------------------------------------------------------------------------------
 
@@ -148,8 +159,8 @@ class Paths:
 
     def _index(self) -> list[str]:
         groups = {(item.group, item.version) for item in self._resources if item.group}
-        paths = {"/api", "/api/v1", "/apis", "/healthz", "/livez", "/readyz", "/metrics", "/openapi/v2",
-                 "/openapi/v3", "/version", "/cacerts"}
+        paths = {"/api", "/api/v1", "/apis", "/healthz", "/livez", "/readyz", "/metrics", "/metrics/state",
+                 "/openapi/v2", "/openapi/v3", "/version", "/cacerts"}
         paths |= {f"/apis/{group}" for group, _ in groups} | {f"/apis/{group}/{version}" for group, version in groups}
         return sorted(paths)
 

@@ -14,7 +14,7 @@ from sampan.client.informer import InformerFactory
 from sampan.client.protocol import Client
 from sampan.loop.backoff import Backoff
 from sampan.loop.clock import Clock
-from sampan.loop.queue import WorkQueue
+from sampan.loop.queue import Watcher, WorkQueue
 from sampan.loop.reconcile import ReconcileLoop, Retry
 
 K = TypeVar("K", bound=Hashable)
@@ -32,6 +32,8 @@ class Deps:
     informers: InformerFactory
     clock: Clock
     events: EventRecorder
+    queues: Callable[[str], Watcher] | None = None
+    """Who counts what happens in the queue of that name."""
 
 
 @dataclass(slots=True)
@@ -51,7 +53,8 @@ class Controller(Generic[K]):
         """`component` is what `kubectl describe` shows as the source of events, by default ``<name>-controller``."""
         self.name = name
         self.deps = replace(deps, events=deps.events.named(component or f"{name}-controller"))
-        self.queue: WorkQueue[K] = WorkQueue(Backoff(initial=0.05, maximum=300.0))
+        self.queue: WorkQueue[K] = WorkQueue(Backoff(initial=0.05, maximum=300.0),
+                                             watcher=deps.queues(name) if deps.queues else None)
         self.counters = Counters()
         self._workers = workers
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -29,6 +29,7 @@ from sampan.client.informer import InformerFactory
 from sampan.client.leases import LeaderElector, LeaseTimes
 from sampan.client.protocol import Client
 from sampan.loop.clock import Clock
+from sampan.loop.queue import Watcher
 from sampan.loop.tasks import supervise
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,8 @@ class ControllerOptions:
     identity: str = "sampan-master"
     """This process among several masters."""
     lease_times: LeaseTimes = field(default_factory=LeaseTimes)
+    queues: Callable[[str], Watcher] | None = None
+    """Who counts what happens in the queue of each controller."""
 
 
 class ControllerManager:
@@ -79,7 +82,7 @@ class ControllerManager:
     async def _work(self) -> None:
         shared = None if self._options.leader_election else self._shared  # each term begins with fresh handlers
         informers = shared or InformerFactory(self._client, self._clock)
-        deps = Deps(self._client, informers, self._clock, self._events)
+        deps = Deps(self._client, informers, self._clock, self._events, self._options.queues)
         self._controllers = list(self._make(deps))
         async with asyncio.TaskGroup() as group:
             group.create_task(supervise("events", self._events.run, self._clock))

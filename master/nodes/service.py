@@ -11,6 +11,7 @@ from typing import Any, NoReturn, TypeVar
 import grpc
 import grpc.aio
 
+from master.metrics.nodes import NodeMetrics
 from master.nodes.identity import Identities, NodeIdentity, Refused, Signer, read_certificate
 from master.nodes.reports import NodeReports
 from master.nodes.session import GREETING_TIMEOUT, Greeting, Session
@@ -49,8 +50,11 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
     """
 
     def __init__(self, client: Client, informers: InformerFactory, tls: Callable[[], ServerTls],
-                 address: str = "0.0.0.0:6444", signer: Signer | None = None) -> None:
+                 address: str = "0.0.0.0:6444", signer: Signer | None = None,
+                 metrics: NodeMetrics | None = None) -> None:
         self._client = client
+        self._metrics = metrics or NodeMetrics()
+        self._metrics.lags = lambda: {node: session.lag for node, session in self._sessions.items()}
         self._world = World(informers)
         self._tls = tls
         self._address = address
@@ -124,7 +128,8 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
         who = _identify(context)
         greeting.require_known_version()
         exists = await self._identities.admit(who)
-        session = Session(who, context, greeting, self._world, self._reports, self._fetch, exists=exists)
+        session = Session(who, context, greeting, self._world, self._reports, self._fetch, self._metrics,
+                          exists=exists)
         before = self._sessions.get(who.node)
         if before is not None:
             before.end(Refused(409, f'another agent has connected as node "{who.node}"'))

@@ -8,6 +8,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
+from master.metrics.nodes import NodeMetrics
 from master.nodes.feed import Feed, Fetch, Version
 from master.nodes.identity import NodeIdentity, Refused
 from master.nodes.reports import NodeReports
@@ -72,13 +73,17 @@ class Session:
     """Runs one Sync call. `context` is gRPC's, of which only `read` and `write` are used."""
 
     def __init__(self, who: NodeIdentity, context: Any, greeting: Greeting, world: World, reports: NodeReports,
-                 fetch: Fetch, *, exists: bool) -> None:
+                 fetch: Fetch, metrics: NodeMetrics, *, exists: bool) -> None:
         self.who = who
         self._context = context
         self._held = greeting.held
         self._world = world
         self._reports = reports
         self._fetch = fetch
+        self._metrics = metrics
+        self._now = asyncio.get_running_loop().time
+        self._dirty_since: float | None = None
+        self._sending_since: float | None = None
         self._node_seen = exists
         self._dirty: set[Key] = set()
         self._control: deque[MasterMessage] = deque()
@@ -120,8 +125,16 @@ class Session:
 
     # Master to agent
 
+    @property
+    def lag(self) -> float:
+        """For how many seconds the oldest change has been waiting to be sent; 0 for none."""
+        since = self._dirty_since if self._sending_since is None else self._sending_since
+        return self._now() - since if since is not None else 0.0
+
     def _mark(self, key: Key) -> None:
         self._dirty.add(key)
+        if self._dirty_since is None:
+            self._dirty_since = self._now()
         self._wake.set()
         if key.resource == resources.NODES.key and key.name == self.who.node:
             here = self._world.find(key) is not None
@@ -144,10 +157,16 @@ class Session:
             await self._wake.wait()
             self._wake.clear()
             keys, self._dirty = self._dirty, set()
+            self._sending_since, self._dirty_since = self._dirty_since, None
             await self._flush()
+            sent = 0
             if keys:
                 async for change in feed.changes(keys):
                     await self._send_change(change)
+                    sent += 1
+            if sent and self._sending_since is not None:
+                self._metrics.sent(sent, self._now() - self._sending_since)
+            self._sending_since = None
 
     async def _send_change(self, change: node_pb2.Change) -> None:
         if change.key.plural == resources.PODS.plural and change.operation == node_pb2.Change.PUT:
@@ -174,7 +193,7 @@ class Session:
                     group.create_task(self._apply(message.report))
 
     async def _apply(self, report: node_pb2.Report) -> None:
-        code, text = 200, ""
+        code, text, began = 200, "", self._now()
         try:
             await self._reports.apply(self.who, report, self._pods)
         except ApiError as error:
@@ -186,6 +205,7 @@ class Session:
             self._slots.release()
         if code not in (200, 404, 409):
             log.warning('node "%s": a report was refused: %s', self.who.node, text)
+        self._metrics.reported(report.WhichOneof("body") or "unknown", code, self._now() - began)
         self._say(MasterMessage(ack=node_pb2.Ack(sequence=report.sequence, code=code, message=text)))
 
 

@@ -10,9 +10,9 @@ import asyncio
 import logging
 import random
 from collections.abc import Coroutine
-from dataclasses import dataclass, field
 from typing import Any
 
+from master.metrics.scheduler import SchedulerMetrics
 from master.scheduler.cluster import Cluster
 from master.scheduler.decide import decide
 from sampan.api.errors import ApiError
@@ -34,20 +34,13 @@ LOOK_AGAIN_SECONDS = 300.0
 PARALLEL_BINDS = 64
 
 
-@dataclass(slots=True)
-class SchedulerStats:
-    """Counters for /metrics (scheduler_schedule_attempts_total by result, scheduler_pending_pods by queue)."""
-
-    attempts: dict[str, int] = field(default_factory=lambda: {"scheduled": 0, "unschedulable": 0, "error": 0})
-    pending: dict[str, int] = field(default_factory=lambda: {"active": 0, "unschedulable": 0})
-
-
 class Scheduler:
     """Binds the pods that ask for `default-scheduler`."""
 
     def __init__(self, client: Client, informers: InformerFactory, clock: Clock, recorder: EventRecorder,
-                 rng: random.Random | None = None) -> None:
-        self.stats = SchedulerStats()
+                 rng: random.Random | None = None, metrics: SchedulerMetrics | None = None) -> None:
+        self._metrics = metrics or SchedulerMetrics(clock.monotonic)
+        self._metrics.depths = self._depths
         self._client = client
         self._clock = clock
         self._recorder = recorder
@@ -71,22 +64,25 @@ class Scheduler:
                 while True:
                     key = await self._queue.get()
                     await self._binds.acquire()
-                    pod = self._schedulable(key)
+                    pod, began = self._schedulable(key), self._clock.monotonic()
                     try:
                         decision = decide(pod, self._cluster, self._rng) if pod else None
                     except Exception:  # whatever is odd about one pod, the others are to be placed
                         log.exception("pod %s/%s cannot be placed", *key)
-                        self.stats.attempts["error"] += 1
+                        self._metrics.attempted(key, "error", self._clock.monotonic() - began)
                         self._try_again(key)
                         continue
+                    if pod:
+                        self._metrics.decided(self._clock.monotonic() - began)
                     if pod is None or decision is None:
                         self._finished(key)
                     elif decision.node:
                         # Reserved before the bind is known to have worked, so that the next pod sees it.
                         self._cluster.place(pod, decision.node)
-                        group.create_task(self._guarded(key, pod, self._bind(key, pod, decision.node)))
+                        group.create_task(self._guarded(key, pod, self._bind(key, pod, decision.node, began)))
                     else:
                         self._waiting.add(key)
+                        self._metrics.attempted(key, "unschedulable", self._clock.monotonic() - began)
                         group.create_task(self._guarded(key, pod, self._refuse(key, pod, decision.refusal)))
         finally:
             self._queue.close()
@@ -113,7 +109,7 @@ class Scheduler:
             await work
         except Exception:
             log.exception("pod %s/%s", *key)
-            self.stats.attempts["error"] += 1
+            self._metrics.attempted(key, "error", 0.0)
             if not self._is_bound(key):
                 self._cluster.forget(pod.metadata.uid)
             self._try_again(key)
@@ -122,7 +118,7 @@ class Scheduler:
         pod = self._pods.get(key[1], key[0])
         return pod is not None and bool(pod.spec.node_name)
 
-    async def _bind(self, key: Key, pod: core_v1.Pod, node: str) -> None:
+    async def _bind(self, key: Key, pod: core_v1.Pod, node: str, began: float) -> None:
         meta = pod.metadata
         binding: dict[str, Any] = {
             "apiVersion": "v1", "kind": "Binding", "metadata": {"name": meta.name, "namespace": meta.namespace,
@@ -131,7 +127,7 @@ class Scheduler:
         try:
             await self._client.post(PODS, meta.name, "binding", binding, meta.namespace)
         except ApiError as error:
-            self.stats.attempts["error"] += 1
+            self._metrics.attempted(key, "error", self._clock.monotonic() - began)
             self._cluster.forget(meta.uid)
             if not error.is_not_found:
                 log.info("binding %s/%s to %s: %s", meta.namespace, meta.name, node, error)
@@ -140,12 +136,11 @@ class Scheduler:
                 return
             self._finished(key)
             return
-        self.stats.attempts["scheduled"] += 1
+        self._metrics.attempted(key, "scheduled", self._clock.monotonic() - began)
         self._recorder.normal(pod, "Scheduled", f"Successfully assigned {meta.namespace}/{meta.name} to {node}")
         self._finished(key)
 
     async def _refuse(self, key: Key, pod: core_v1.Pod, why: str) -> None:
-        self.stats.attempts["unschedulable"] += 1
         self._recorder.warning(pod, "FailedScheduling", why)
         try:
             if not _has_condition(pod, why):
@@ -164,6 +159,7 @@ class Scheduler:
         key = (pod.metadata.namespace, pod.metadata.name)
         if new is None or _ended(new):
             self._waiting.discard(key)
+            self._metrics.forget(key)
             if self._cluster.node_of(pod.metadata.uid):
                 self._cluster.forget(pod.metadata.uid)
                 self._retry_waiting()
@@ -171,6 +167,7 @@ class Scheduler:
             self._waiting.discard(key)
             self._cluster.place(new, new.spec.node_name)
         elif waits_for_node(new) and (old is None or old.spec != new.spec or key not in self._waiting):
+            self._metrics.queued(key)
             self._queue.add(key)
 
     def _node_changed(self, old: core_v1.Node | None, new: core_v1.Node | None) -> None:
@@ -181,6 +178,10 @@ class Scheduler:
         self._cluster.set_node(new)
         if old is None or _what_counts(old) != _what_counts(new):
             self._retry_waiting()
+
+    def _depths(self) -> dict[str, int]:
+        """Pods that wait, by upstream's names of its queues."""
+        return {"active": len(self._queue), "backoff": self._queue.delayed, "unschedulable": len(self._waiting)}
 
     def _retry_waiting(self) -> None:
         waiting, self._waiting = self._waiting, set()

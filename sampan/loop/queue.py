@@ -5,11 +5,27 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Hashable
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from sampan.loop.backoff import Backoff
 
 K = TypeVar("K", bound=Hashable)
+
+
+class Watcher(Protocol):
+    """Told what happens in a queue, to count it."""
+
+    def added(self, key: Hashable) -> None:
+        """The key has become ready to be worked on."""
+
+    def taken(self, key: Hashable) -> None:
+        """Somebody begins to work on it."""
+
+    def finished(self, key: Hashable) -> None:
+        """That work has ended, well or badly."""
+
+    def retried(self) -> None:
+        """A key that failed is to be tried again."""
 
 
 class WorkQueue(Generic[K]):
@@ -19,8 +35,9 @@ class WorkQueue(Generic[K]):
     delay is worked on at once, and the delay is dropped.
     """
 
-    def __init__(self, backoff: Backoff | None = None) -> None:
+    def __init__(self, backoff: Backoff | None = None, *, watcher: Watcher | None = None) -> None:
         self._backoff = backoff or Backoff()
+        self._watcher = watcher
         self._ready: deque[K] = deque()
         self._waiting: set[K] = set()
         self._working: set[K] = set()
@@ -32,6 +49,11 @@ class WorkQueue(Generic[K]):
     def __len__(self) -> int:
         """Keys that are ready to be worked on."""
         return len(self._ready)
+
+    @property
+    def delayed(self) -> int:
+        """Keys that wait out a delay."""
+        return len(self._timers)
 
     @property
     def idle(self) -> bool:
@@ -47,6 +69,8 @@ class WorkQueue(Generic[K]):
             self._waiting.add(key)
             self._ready.append(key)
             self._changed.set()
+            if self._watcher:
+                self._watcher.added(key)
 
     def add_after(self, key: K, seconds: float) -> None:
         """Have the key worked on after a delay; of several delays for one key the earliest counts."""
@@ -67,6 +91,8 @@ class WorkQueue(Generic[K]):
         self._failures[key] = self._failures.get(key, 0) + 1
         delay = self._backoff.delay(self._failures[key])
         self.add_after(key, delay)
+        if self._watcher:
+            self._watcher.retried()
         return delay
 
     def forget(self, key: K) -> None:
@@ -85,11 +111,15 @@ class WorkQueue(Generic[K]):
         key = self._ready.popleft()
         self._waiting.discard(key)
         self._working.add(key)
+        if self._watcher:
+            self._watcher.taken(key)
         return key
 
     def done(self, key: K) -> None:
         """Work on the key has ended, well or badly."""
         self._working.discard(key)
+        if self._watcher:
+            self._watcher.finished(key)
         if key in self._again:
             self._again.discard(key)
             self.add(key)
