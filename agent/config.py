@@ -40,6 +40,7 @@ class Config:
     bootstrap_token_file: Path | None
     ca_hash: str
     pod_cidr: str
+    proxy_healthz_address: str
     network_backend: str
     vxlan_checksum_offload: bool
     max_pods: int
@@ -161,6 +162,8 @@ _OPTIONS = (
            "share a link; the same on every node", _one_of(*BACKENDS)),
     Option("vxlan-checksum-offload", "off", "on|off", "leave checksums of VXLAN packets to the network card",
            lambda text: _one_of("on", "off")(text) == "on"),
+    Option("proxy-healthz-address", "0.0.0.0:10256", "IP:PORT", "where load balancers ask whether Services work on "
+           "this node, \"\" for nowhere", lambda text: _host_port(text, 10256) if text else ""),
     Option("max-pods", "110", "N", "how many pods this node takes", _number(1)),
     Option("pod-pids-limit", "0", "N", "processes a pod may have, 0 for no limit", _number(0)),
     Option("resolv-conf", "/etc/resolv.conf", "FILE", "the resolver configuration that pods get", absolute_path),

@@ -41,6 +41,8 @@ from agent.pods.manager import PodManager
 from agent.pods.resources import shares
 from agent.pods.rooms import OomFloor, Rooms
 from agent.probes.prober import HostHttpHook, HostProber
+from agent.proxy import services as proxy
+from agent.proxy.chains import NodeFacts as ProxyNode
 from agent.server.node import NodeParts, NodePort
 from agent.stats.engine import MeasuredEngine
 from agent.stats.metrics import AgentMetrics
@@ -105,6 +107,8 @@ class Agent:
             prober = MeasuredProber(HostProber(engine))
             rooms = self._rooms(engine, network, volumes, cgroups, link, facts, address, prober, metrics)
             manager = PodManager(rooms)
+            services = proxy.Services(link.view, ProxyNode(config.node_name, address, config.pod_cidr), clock,
+                                      config.proxy_healthz_address)
             names = DnsService(config.node_name, link.view, rooms.dns.node, KeptSockets(self._notifier), clock)
             port = NodePort(NodeParts(
                 config.node_name, address, config.port, facts, link, files, manager, prober, metrics, hierarchies(),
@@ -118,7 +122,7 @@ class Agent:
                 group.create_task(link.run())
                 for name, run in (("heartbeat", partial(self._beat, heartbeat, link, setup)),
                                   ("pod network", network.run),
-                                  ("network setup", setup.run), ("cluster DNS", names.run),
+                                  ("network setup", setup.run), ("Services", services.run), ("cluster DNS", names.run),
                                   *((("node port", port.run),) if config.port else ())):
                     group.create_task(supervise(name, run, clock))
                 group.create_task(self._pods(manager, link, setup))
@@ -128,6 +132,7 @@ class Agent:
         finally:
             self._notifier.stopping()
             volumes.close()
+            await services.close()
             await network.close()
             await engine.close()
 
@@ -238,6 +243,7 @@ async def cleanup(config: settings.Config) -> None:
     try:
         found = await engine.list(labels.owned_by(config.node_name))
         await asyncio.gather(*(engine.remove(box.id) for box in found))
+        await proxy.cleanup()
         await network.teardown()
         pods = PodFiles(config.root_dir / "pods")
         for uid in {*await volumes.known(), *pods.known()}:

@@ -16,9 +16,7 @@ if "pyroute2" not in sys.modules:
         raise ImportError("pyroute2 is not installed: it comes with sampan[agent]")
     sys.modules["pyroute2"] = importlib.util.module_from_spec(_spec)
 
-from pyroute2.conntrack import Conntrack
 from pyroute2.iproute.linux import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
-from pyroute2.netlink.nfnetlink.nfctsocket import NFCTAttrTuple
 
-__all__ = ["Conntrack", "IPRoute", "NFCTAttrTuple", "NetlinkError"]
+__all__ = ["IPRoute", "NetlinkError"]

@@ -1,0 +1,1 @@
+"""Services: from the master's Services and EndpointSlices to rules in this node's kernel."""

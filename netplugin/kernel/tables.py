@@ -1,0 +1,145 @@
+"""The kernel's tables through iptables, of either flavour."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
+
+from netplugin.kernel.chains import chain_uses, legacy_size
+from netplugin.kernel.command import LOCK_WAIT, TIMEOUT, Backend, find_backend, run
+from netplugin.kernel.generation import generation
+from netplugin.protocol import NetworkError
+from netplugin.tables import ChainId, Edit, Rules, restore_input
+
+T = TypeVar("T")
+
+TABLES = ("nat", "filter")
+_TIMEOUT = 120.0
+"""Seconds for one change; a whole table of 10,000 Services on a small machine takes a minute at worst."""
+
+Stamp = int | tuple[tuple[int, int] | None, ...] | None
+
+
+class HostTables:
+    """Implements Tables for the network namespace that this process is in."""
+
+    def __init__(self) -> None:
+        self._backend: Backend | None = None
+        self._known: Stamp = None
+        self._pool = ThreadPoolExecutor(1, "rules")
+
+    async def backend(self) -> Backend:
+        """Looked up once; NetworkError where there is no iptables."""
+        if self._backend is None:
+            self._backend = await find_backend()
+        return self._backend
+
+    async def random_fully(self) -> bool:
+        """See Tables."""
+        return (await self.backend()).random_fully
+
+    async def apply(self, edit: Edit) -> None:
+        """See Tables."""
+        await self.backend()
+        before, known = self._stamp(), self._known
+        self._known = None  # for as long as it is not known how this ends
+        await run(["iptables-restore", "--noflush", "-w", LOCK_WAIT], restore_input(edit), _TIMEOUT)
+        after = self._stamp()
+        if known is not None and before == known and _only_ours(before, after, len(edit.tables)):
+            self._known = after
+
+    async def read(self, table: str) -> AsyncIterator[tuple[ChainId, Rules]]:
+        """See Tables."""
+        await self.backend()
+        empty: set[str] = set()
+        chain = ""
+        rules: list[str] = []
+        async for line in _lines("iptables-save", "-t", table):
+            if line.startswith(":"):
+                empty.add(line[1:].partition(" ")[0])
+            elif line.startswith("-A "):
+                name, _, rule = line[3:].partition(" ")
+                if name != chain:
+                    if chain:
+                        yield ChainId(table, chain), tuple(rules)
+                    empty.discard(name)
+                    chain, rules = name, []
+                rules.append(rule)
+        if chain:
+            yield ChainId(table, chain), tuple(rules)
+        for name in empty:
+            yield ChainId(table, name), ()
+
+    async def touched(self) -> bool:
+        """See Tables."""
+        await self.backend()
+        now = self._stamp()
+        return now is None or now != self._known
+
+    async def settle(self) -> Mapping[ChainId, int] | None:
+        """See Tables."""
+        backend = await self.backend()
+        self._known = self._stamp()
+        if not backend.nf_tables:
+            return None
+        counted: dict[ChainId, int] = {}
+        for table in TABLES:
+            chains = await self._blocking(partial(chain_uses, table))
+            if chains is None:
+                self._known = None
+                return None
+            counted.update({ChainId(table, name): count for name, count in chains.items()})
+        return counted
+
+    async def close(self) -> None:
+        """End the thread."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _stamp(self) -> Stamp:
+        """What changes with every change of rules."""
+        if self._backend is not None and self._backend.nf_tables:
+            return generation()
+        return tuple(legacy_size(table) for table in TABLES)
+
+    async def _blocking(self, function: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, function)
+
+
+def _only_ours(before: Stamp, after: Stamp, transactions: int) -> bool:
+    """Whether nothing but our own transactions happened; legacy iptables does not count them."""
+    if isinstance(before, int) and isinstance(after, int):
+        return (after - before) % (1 << 32) == transactions
+    return True
+
+
+async def _lines(*command: str) -> AsyncIterator[str]:
+    """What the command prints, line by line: 12 MB at once would stay in the process for good."""
+    try:
+        process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.DEVNULL,
+                                                       stdout=asyncio.subprocess.PIPE,
+                                                       stderr=asyncio.subprocess.DEVNULL)
+    except OSError as error:
+        raise NetworkError(f"{command[0]}: {error}") from error
+    try:
+        assert process.stdout is not None
+        while line := await _in_time(process.stdout.readline(), command):
+            yield line.decode(errors="replace").rstrip("\n")
+        if await _in_time(process.wait(), command) != 0:
+            raise NetworkError(f"{' '.join(command)}: exit code {process.returncode}")
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+
+async def _in_time(waiting: Coroutine[Any, Any, T], command: Sequence[str]) -> T:
+    try:
+        async with asyncio.timeout(TIMEOUT):
+            return await waiting
+    except TimeoutError as error:
+        raise NetworkError(f"{' '.join(command)} printed nothing for {TIMEOUT:g} s") from error
