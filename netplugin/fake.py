@@ -11,7 +11,9 @@ from netplugin.protocol import Attachment, NetworkError, Peer, Sandbox
 
 
 class FakeNetwork:
-    """Gives out addresses as the real one does. `broken`: what the next attach raises; `calls`: what was asked."""
+    """Gives out addresses as the real one does. `broken`: what the next attach raises; `broken_setup` and
+    `broken_follow`: what these raise; `calls`: what was asked.
+    """
 
     def __init__(self) -> None:
         self._subnet: IPv4Network | None = None
@@ -19,6 +21,8 @@ class FakeNetwork:
         self.attachments: dict[str, Attachment] = {}
         self.sandboxes: dict[str, Sandbox] = {}
         self.broken: NetworkError | None = None
+        self.broken_setup: NetworkError | None = None
+        self.broken_follow: NetworkError | None = None
         self.calls: list[tuple[str, str]] = []
         self.peers: set[Peer] = set()
         self._told: list[Callable[[str], None]] = []
@@ -26,11 +30,15 @@ class FakeNetwork:
     async def setup(self, pod_cidr: str) -> None:
         """Remember the CIDR."""
         self.calls.append(("setup", pod_cidr))
+        if self.broken_setup is not None:
+            raise self.broken_setup
         self._subnet = IPv4Network(pod_cidr)
 
     async def follow(self, peers: Collection[Peer]) -> None:
         """Remember them."""
         self.calls.append(("follow", ""))
+        if self.broken_follow is not None:
+            raise self.broken_follow
         self.peers = set(peers)
 
     def announcement(self) -> Peer | None:

@@ -34,14 +34,11 @@ class Keeper:
         """Until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._follow())
+            group.create_task(self._tick())
             failures = 0
             while True:
-                try:
-                    async with asyncio.timeout(self._resync):
-                        await self._disturbed.wait()
-                    await self._clock.sleep(SETTLE)
-                except TimeoutError:
-                    pass
+                await self._disturbed.wait()
+                await self._clock.sleep(SETTLE)
                 self._disturbed.clear()
                 try:
                     await self._heal()
@@ -51,6 +48,11 @@ class Keeper:
                     log.warning("%s could not be repaired: %s", self._what, error)
                     await self._clock.sleep(Backoff(initial=1.0).delay(failures))
                     self._disturbed.set()
+
+    async def _tick(self) -> None:
+        while True:
+            await self._clock.sleep(self._resync)
+            self._disturbed.set()
 
     async def _follow(self) -> None:
         async for _ in self._watch():

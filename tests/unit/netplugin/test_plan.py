@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 from netplugin import names
 from netplugin.ipam import Lease
 from netplugin.kernel.command import Backend, parse_version
-from netplugin.kernel.dump import Link, attributes, parse_link
+from netplugin.kernel.dump import (
+    Link,
+    Neighbour,
+    Route,
+    Vxlan,
+    attributes,
+    parse_link,
+    parse_neighbour,
+    parse_route,
+    parse_vxlan,
+)
 from netplugin.kernel.generation import parse_generation
 from netplugin.kernel.monitor import disturbs
 from netplugin.plan import (
@@ -81,6 +91,9 @@ def test_rules() -> None:
             "-j DNAT --to-destination 10.42.7.2:80\n") in text
     assert "-A SAMPAN-HOSTPORTS -d 127.0.0.1 -p udp -m udp --dport 5353" in text
     assert "-A SAMPAN-POSTROUTING -s 10.42.7.0/24 -d 10.42.0.0/16 -j RETURN\n" in text
+    assert "-o " not in text
+    crossing = restore_input(chains(replace(wanted, overlay="sampan.1")))
+    assert crossing.index("-s 10.42.0.0/16 -j RETURN") < crossing.index("-o sampan.1 -j MASQUERADE")
     assert "random-fully" not in text
     assert "random-fully" in restore_input(chains(replace(wanted, random_fully=True)))
 
@@ -99,6 +112,11 @@ def test_iptables_versions(text: str, backend: Backend) -> None:
 def test_an_unknown_iptables() -> None:
     with pytest.raises(NetworkError, match="nonsense"):
         parse_version("nonsense")
+
+
+def attribute(kind: int, data: bytes) -> bytes:
+    length = 4 + len(data)
+    return length.to_bytes(2, "little") + kind.to_bytes(2, "little") + data + bytes(-length % 4)
 
 
 def message(kind: int, flags: int = 1, change: int = 0) -> bytes:
@@ -123,6 +141,58 @@ def test_only_losses_disturb(data: bytes, expected: bool) -> None:
     assert disturbs(data) is expected
 
 
+def route(subnet: str, gateway: str = "192.0.2.1", table: int = 254) -> bytes:
+    network = IPv4Network(subnet)
+    body = bytes([2, network.prefixlen, 0, 0, table, 83, 0, 1]) + (4).to_bytes(4, "little")
+    body += attribute(1, network.network_address.packed) + attribute(5, IPv4Address(gateway).packed)
+    body += attribute(4, (7).to_bytes(4, "little")) + attribute(15, table.to_bytes(4, "little"))
+    return body
+
+
+def neighbour(index: int, mac: str = "0e:59:0a:2a:02:00", address: str = "192.0.2.2", state: int = 0x80) -> bytes:
+    body = bytes([7, 0, 0, 0]) + index.to_bytes(4, "little") + state.to_bytes(2, "little") + bytes([2, 0])
+    return body + attribute(1, IPv4Address(address).packed) + attribute(2, bytes.fromhex(mac.replace(":", "")))
+
+
+def framed(kind: int, body: bytes) -> bytes:
+    return (16 + len(body)).to_bytes(4, "little") + kind.to_bytes(2, "little") + bytes(10) + body
+
+
+@pytest.mark.parametrize(("data", "expected"), [
+    (message(16, 0x11043), False),  # link 7 is the underlay below, 9 the device
+    (framed(16, bytes(4) + (9).to_bytes(4, "little") + bytes(8)), True),
+    (framed(16, bytes(4) + (8).to_bytes(4, "little") + bytes(8)), True),
+    (framed(28, neighbour(9)), True),
+    (framed(29, neighbour(9)), True),
+    (framed(28, neighbour(8)), False),  # the underlay's neighbours come and go all day
+    (framed(24, route("10.42.2.0/24")), True),
+    (framed(24, route("10.42.3.0/24")), False),
+    (framed(24, b""), False),
+])
+def test_of_what_is_watched_every_change_disturbs(data: bytes, expected: bool) -> None:
+    assert disturbs(data, 8, 9, frozenset({IPv4Network("10.42.2.0/24")})) is expected
+
+
+def test_a_route_is_read() -> None:
+    assert parse_route(route("10.42.2.0/24")) == Route(
+        IPv4Network("10.42.2.0/24"), IPv4Address("192.0.2.1"), 7, onlink=True, protocol=83)
+    assert parse_route(route("10.42.2.0/24", table=100)) is None
+
+
+def test_a_neighbour_is_read() -> None:
+    assert parse_neighbour(neighbour(9)) == Neighbour(9, "0e:59:0a:2a:02:00", IPv4Address("192.0.2.2"), True)
+    assert not parse_neighbour(neighbour(9, state=4)).permanent
+
+
+def test_a_vxlan_device_is_read() -> None:
+    data = attribute(1, (1).to_bytes(4, "little")) + attribute(4, IPv4Address("192.0.2.1").packed)
+    data += attribute(7, b"\0") + attribute(15, (8472).to_bytes(2, "big"))
+    info = attribute(1, b"vxlan\0") + attribute(2 | 0x8000, data)
+    assert parse_vxlan(bytes(16) + attribute(18, info)) == Vxlan("vxlan", 1, 8472, IPv4Address("192.0.2.1"), False)
+    assert parse_vxlan(bytes(16) + attribute(18, attribute(1, b"bridge\0"))) == Vxlan("bridge", 0, 0, None, False)
+    assert parse_vxlan(bytes(16)).kind == ""
+
+
 @pytest.mark.parametrize(("data", "expected"), [
     (bytes(20) + bytes.fromhex("0800010000000007"), 7),
     (bytes(20) + bytes.fromhex("0800020000000009") + bytes.fromhex("0800010000000102"), 258),
@@ -132,11 +202,6 @@ def test_only_losses_disturb(data: bytes, expected: bool) -> None:
 ])
 def test_the_generation_of_rules(data: bytes, expected: int | None) -> None:
     assert parse_generation(data) == expected
-
-
-def attribute(kind: int, data: bytes) -> bytes:
-    length = 4 + len(data)
-    return length.to_bytes(2, "little") + kind.to_bytes(2, "little") + data + bytes(-length % 4)
 
 
 def test_a_link_is_read() -> None:

@@ -17,7 +17,7 @@ from agent.node.facts import Health, HostFacts
 from agent.node.heartbeat import BEAT_SECONDS, REPORT_SECONDS, Heartbeat
 from agent.node.status import NodeSettings, Runtime, judge, node_object
 from sampan.api.resources import Object, Resource
-from sampan.api.types import coordination_v1, core_v1
+from sampan.api.types import coordination_v1, core_v1, meta_v1
 from sampan.loop.clock import FakeClock
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -212,3 +212,19 @@ def test_this_host_can_be_read() -> None:
     now = facts.health(Path("/var/lib/does-not-exist-yet"))
     assert 0 < now.disk_available <= now.disk_total
     assert facts.node_address("192.0.2.9") == "192.0.2.9"
+
+
+async def test_annotations_are_reported_and_put_back() -> None:
+    view, reports, said = View(), Reports(), {"how": "vxlan"}
+    beat = Heartbeat(SETTINGS, FACTS, lambda _: WELL, FakeEngine(), view, reports, FakeClock(),
+                     annotations=lambda: said)
+    await beat.beat()
+    view.node = reports.nodes[-1]
+    await beat.beat()
+    assert [node.metadata.annotations for node in reports.nodes] == [{"how": "vxlan"}]
+    said = {"how": "host-gw"}
+    await beat.beat()
+    assert reports.nodes[-1].metadata.annotations == said
+    view.node = structs.replace(reports.nodes[-1], metadata=meta_v1.ObjectMeta(name="n1"))  # somebody took them away
+    await beat.beat()
+    assert len(reports.nodes) == 3
