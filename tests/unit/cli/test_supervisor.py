@@ -91,9 +91,8 @@ def test_a_command_that_cannot_be_run_is_told(unit: Supervised) -> None:
 
 def test_kill_ends_supervisor_and_process(unit: Supervised) -> None:
     start(unit, "/bin/sh", "-c", "trap '' TERM; while :; do sleep 1; done", "--", "kept")
-    until(lambda: unit.child)
+    until(lambda: b"--\0kept\0" in Path(f"/proc/{unit.child}/cmdline").read_bytes())
     child = unit.child
-    assert b"--\0kept" in Path(f"/proc/{child}/cmdline").read_bytes()
     assert unit.kill()
     assert not Path(f"/proc/{child}").exists() or Path(f"/proc/{child}/stat").read_text().split()[2] == "Z"
     assert not unit.kill()
