@@ -24,6 +24,7 @@ from sampan.pki import ca
 from sampan.pki.cluster import ClusterPki
 
 if TYPE_CHECKING:
+    from master.nodes.authority import NodeAuthority
     from master.nodes.service import NodeService, ServerTls
 
 Run = Callable[[], Awaitable[None]]
@@ -45,7 +46,8 @@ class Components:
     """What the cluster's objects say, for /metrics/state."""
 
 
-def load_components(config: Config, client: Client, clock: Clock, pki: ClusterPki | None) -> Components:
+def load_components(config: Config, client: Client, clock: Clock, pki: ClusterPki | None,
+                    authority: NodeAuthority | None = None) -> Components:
     """Make the components that the configuration names, over shared informers.
 
     Without the cluster's keys (a process that works against an API server elsewhere) nothing is signed here.
@@ -57,7 +59,7 @@ def load_components(config: Config, client: Client, clock: Clock, pki: ClusterPk
     if "controllers" in config.components:
         _add_controllers(result, config, client, informers, clock, pki)
     if "nodes" in config.components and pki is not None:
-        _add_nodes(result, config, client, informers, pki)
+        _add_nodes(result, config, client, informers, pki, authority)
     _add_state(result, config, informers)
     return result
 
@@ -94,7 +96,7 @@ def _add_controllers(result: Components, config: Config, client: Client, informe
 
 
 def _add_nodes(result: Components, config: Config, client: Client, informers: InformerFactory,
-               pki: ClusterPki) -> None:
+               pki: ClusterPki, authority: NodeAuthority | None) -> None:
     from master.apiserver.streaming import PodStreams  # noqa: PLC0415 - only if wanted
     from master.nodes.service import NodeService, ServerTls  # noqa: PLC0415 - brings gRPC along
 
@@ -104,7 +106,7 @@ def _add_nodes(result: Components, config: Config, client: Client, informers: In
     metrics = NodeMetrics()
     result.measures.append(metrics.collect)
     service: NodeService = NodeService(client, informers, tls, f"{config.bind_address}:{config.node_port_grpc}",
-                                       NodeSigner(pki), metrics)
+                                       NodeSigner(pki), metrics, authority)
     result.runs["nodes"] = service.run
     result.connect.update(PodStreams(service).handlers)
 

@@ -8,14 +8,17 @@ import logging
 import os
 import ssl
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from master import config as settings
 from master.apiserver import keys
+from master.apiserver.accounts.signing import SigningKey
 from master.apiserver.app import ApiServer, server_tls
 from master.apiserver.auth import Authenticator, StaticTokens
+from master.apiserver.authorization.reconcile import DefaultRoles
 from master.apiserver.bootstrap import Bootstrap, Bootstrapper
 from master.apiserver.connect import ConnectHandlers
 from master.apiserver.events import EventExpiry
@@ -26,6 +29,7 @@ from master.apiserver.metrics import Metrics
 from master.apiserver.pools import PoolRepair
 from master.apiserver.registry import Registry
 from master.apiserver.schema import SchemaRegistry, load_definitions
+from master.apiserver.security import Security
 from master.apiserver.write import Writer
 from master.components import load_components
 from master.renewal import Renewal
@@ -44,6 +48,9 @@ from sampan.loop.settings import ConfigError
 from sampan.loop.tasks import supervise
 from sampan.pki.ca import CertificateError
 from sampan.pki.cluster import ClusterPki
+
+if TYPE_CHECKING:
+    from master.nodes.authority import NodeAuthority
 
 log = logging.getLogger(__name__)
 
@@ -64,22 +71,34 @@ class ApiParts:
     writer: Writer
     client: LocalClient
     pools: PoolRepair
+    security: Security
     runs: dict[str, Run] = field(default_factory=dict)
 
     @classmethod
     def build(cls, store: Store, clock: Clock, service_cidr: str,
-              node_port_range: tuple[int, int] = DEFAULT_NODE_PORTS) -> ApiParts:
-        """Everything over one store."""
+              node_port_range: tuple[int, int] = DEFAULT_NODE_PORTS, *, key: SigningKey | None = None,
+              authenticators: Iterable[Authenticator] = ()) -> ApiParts:
+        """Everything over one store; `key` signs the tokens of ServiceAccounts."""
         cluster_ips, node_ports = ClusterIPs(service_cidr), NodePorts(node_port_range)
         registry = Registry(store, clock, SchemaRegistry(load_definitions()),
                             strategies=strategies(cluster_ips, node_ports), printers=printers())
-        writer = Writer(registry)
+        security = Security(registry, key=key, authenticators=authenticators)
+        writer = Writer(registry, security.plugins())
         client = LocalClient(registry, writer)
         events = EventRecorder(client, clock, "kube-apiserver")
         pools = PoolRepair(registry, cluster_ips, node_ports, events)
-        return cls(registry, writer, client, pools, {
+        return cls(registry, writer, client, pools, security, {
             "event-expiry": EventExpiry(registry).run, "compaction": Compactor(store, clock).run,
             "apiserver-events": events.run, "pool-repair": pools.run})
+
+    def node_authority(self) -> NodeAuthority | None:
+        """Answers what agents ask about their port's callers and for their pods; None without tokens."""
+        from master.nodes.authority import NodeAuthority  # noqa: PLC0415 - brings protobuf along
+
+        tokens = self.security.tokens
+        if tokens is None:
+            return None
+        return NodeAuthority(self.registry, self.security.authentication, self.security.access, tokens)
 
 
 class Master:
@@ -108,14 +127,16 @@ class Master:
         if pki.ensure():
             log.info("certificates written to %s", config.pki_dir)
         async with open_store(config) as (store, counted), asyncio.TaskGroup() as group:
-            parts = ApiParts.build(store, self._clock, config.service_cidr, config.service_node_port_range)
+            parts = ApiParts.build(store, self._clock, config.service_cidr, config.service_node_port_range,
+                                   key=SigningKey.ensure(config.pki_dir), authenticators=static_tokens(config))
             caches = group.create_task(parts.registry.run(), name="caches")
             await parts.registry.ready()
             await parts.pools.rebuild()
             plan = Bootstrap(config.advertise_address, config.secure_port, config.service_cidr)
             bootstrapper = Bootstrapper(parts.registry, parts.writer, plan)
             await bootstrapper.ensure()
-            components = load_components(config, parts.client, self._clock, pki)
+            await DefaultRoles(parts.registry, parts.writer).ensure()
+            components = load_components(config, parts.client, self._clock, pki, parts.node_authority())
             metrics = Metrics()
             metrics.watch_store(counted)
             metrics.watch_components(components.measures, components.state)
@@ -142,10 +163,9 @@ class Master:
     def _server(self, parts: ApiParts, pki: ClusterPki, tls: ssl.SSLContext, connect: ConnectHandlers,
                 metrics: Metrics) -> ApiServer:
         config = self._config
-        tokens: list[Authenticator] = [StaticTokens.load(config.token_auth_file)] if config.token_auth_file else []
         return ApiServer(parts.registry, parts.writer, tls=tls, ca_certificate=pki.path("ca.crt").read_bytes(),
                          host=config.bind_address, port=config.secure_port, advertise=config.advertise_address,
-                         authenticators=tokens, connect=connect, metrics=metrics)
+                         security=parts.security, connect=connect, metrics=metrics)
 
     async def _run_remote(self) -> None:
         """Scheduler and controllers alone, against an API server elsewhere."""
@@ -164,6 +184,11 @@ class Master:
         self.ready.set()
         self._notifier.ready()
         log.info("ready: %s", ", ".join(self._config.components))
+
+
+def static_tokens(config: settings.Config) -> list[Authenticator]:
+    """The file of fixed tokens, if there is one."""
+    return [StaticTokens.load(config.token_auth_file)] if config.token_auth_file else []
 
 
 def pair(pki: ClusterPki) -> tuple[str, str]:

@@ -8,11 +8,31 @@ from __future__ import annotations
 from typing import Any
 
 from master.apiserver.registry import Registry, Served
+from master.apiserver.strategy import Context
 from sampan.api.errors import Cause, forbidden_request, not_found
-from sampan.api.resources import NAMESPACES, PODS, SERVICEACCOUNTS
+from sampan.api.resources import NAMESPACES, PODS
 
 Tree = dict[str, Any]
 
+class Plugin:
+    """One more check of writes, which may also complete them; does nothing by itself.
+
+    `obj` and `new` may be changed in place, before defaults and validation; ApiError refuses. The namespace and the
+    name are those in the object's metadata.
+    """
+
+    async def create(self, served: Served, obj: Tree, context: Context) -> None:
+        """A new object."""
+
+    async def update(self, served: Served, new: Tree, old: Tree, context: Context) -> None:
+        """Another state of an object, or of what a subresource covers of it."""
+
+    async def delete(self, served: Served, old: Tree, context: Context) -> None:
+        """The end of an object."""
+
+
+MIRROR = "kubernetes.io/config.mirror"
+"""The annotation of a mirror pod: what a node shows of a pod that it runs by itself."""
 IMMORTAL_NAMESPACES = frozenset(("default", "kube-system", "kube-public"))
 
 _SYSTEM_PRIORITIES = {"": 0, "system-cluster-critical": 2000000000, "system-node-critical": 2000001000}
@@ -28,7 +48,8 @@ async def admit_create(registry: Registry, served: Served, obj: Tree) -> None:
         await _namespace_lifecycle(registry, served, metadata.get("namespace", ""), metadata.get("name", ""))
     if resource.key == PODS.key:
         spec = obj.setdefault("spec", {})
-        _service_account(registry, metadata.get("namespace", ""), spec)
+        if MIRROR not in (metadata.get("annotations") or {}):
+            _service_account(spec)
         _priority(served, metadata.get("name", ""), spec)
         _default_toleration_seconds(spec)
 
@@ -64,16 +85,11 @@ async def _namespace_lifecycle(registry: Registry, served: Served, namespace: st
         raise error
 
 
-def _service_account(registry: Registry, namespace: str, spec: Tree) -> None:
-    """A pod runs as its namespace's `default` account, and pulls images with that account's secrets."""
+def _service_account(spec: Tree) -> None:
+    """A pod runs as its namespace's `default` account."""
     if not spec.get("serviceAccountName"):
         spec["serviceAccountName"] = spec.get("serviceAccount") or "default"
     spec["serviceAccount"] = spec["serviceAccountName"]
-    if not spec.get("imagePullSecrets"):
-        account = registry.of(SERVICEACCOUNTS).cache.peek(namespace, spec["serviceAccountName"])
-        secrets = account.tree.get("imagePullSecrets") if account else None
-        if secrets:
-            spec["imagePullSecrets"] = [dict(secret) for secret in secrets]
 
 
 def _priority(served: Served, name: str, spec: Tree) -> None:

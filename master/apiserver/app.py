@@ -15,6 +15,8 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from master.apiserver import auth
+from master.apiserver.authorization.attributes import Attributes
+from master.apiserver.authorization.impersonation import impersonated
 from master.apiserver.connect import ConnectHandlers
 from master.apiserver.handlers import ResourceHandlers
 from master.apiserver.metrics import Metrics
@@ -23,11 +25,12 @@ from master.apiserver.registry import Registry
 from master.apiserver.request import RequestInfo, parse, require_known_method
 from master.apiserver.responses import refuse
 from master.apiserver.schema.parse import MAX_BODY
+from master.apiserver.security import Security
 from master.apiserver.strategy import User
 from master.apiserver.watch import Watches
 from master.apiserver.write import Writer
 from sampan.api.errors import ApiError, bad_request, internal_error, timeout
-from sampan.api.resources import CERTIFICATESIGNINGREQUESTS, SECRETS, Resource
+from sampan.api.resources import CERTIFICATESIGNINGREQUESTS
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -41,7 +44,7 @@ LINE_LIMIT = 65536
 """Bytes of a request's first line and of one header: selectors and tokens may be long."""
 
 _CONNECT_VERB = frozenset(("exec", "attach", "portforward"))
-"""Subresources that act although a WebSocket opens them with GET: whoever may only read may not use them."""
+"""Subresources that are streams, whatever the method that opens them."""
 
 
 class ApiServer:
@@ -49,21 +52,21 @@ class ApiServer:
 
     def __init__(self, registry: Registry, writer: Writer, *, tls: ssl.SSLContext | None, ca_certificate: bytes = b"",
                  host: str = "0.0.0.0", port: int = 6443, advertise: str = "",
-                 authenticators: Iterable[auth.Authenticator] = (), connect: ConnectHandlers | None = None,
+                 security: Security | None = None, connect: ConnectHandlers | None = None,
                  metrics: Metrics | None = None) -> None:
         """Without `tls` everybody is system:masters: for tests and measurements only, on loopback."""
         self._registry = registry
         self._tls = tls
         self._host, self.port = host, port
         self._metrics = metrics or Metrics()
-        self._authorizer = auth.Authorizer(self._lookup(CERTIFICATESIGNINGREQUESTS))
-        self._authenticators = [*authenticators, auth.BootstrapTokens(self._lookup(SECRETS), registry.clock.now)]
+        self._security = security or Security(registry)
         self.watches = Watches(registry)
-        self._resources = ResourceHandlers(registry, writer, self._authorizer, self.watches, connect or {},
+        self._resources = ResourceHandlers(registry, writer, self._security, self.watches, connect or {},
                                            self._to_the_end)
         checks = {"store": lambda: True, "caches": self._caches_are_filled}
-        self._paths = Paths(registry, self._metrics, ca_certificate=ca_certificate,
-                            address=f"{advertise or host}:{port}", checks=checks)
+        address = f"{advertise or host}:{port}"
+        self._paths = Paths(registry, self._metrics, ca_certificate=ca_certificate, address=address, checks=checks,
+                            documents=self._security.documents(address))
         self._users: WeakKeyDictionary[Any, User] = WeakKeyDictionary()
         self._group: asyncio.TaskGroup | None = None
         self.started = asyncio.Event()
@@ -127,14 +130,11 @@ class ApiServer:
         return response
 
     async def _answer(self, request: web.BaseRequest, info: RequestInfo) -> web.StreamResponse:
-        user = self._authenticate(request)
+        user = await self._authenticate(request)
         require_known_method(info)
         if auth.BOOTSTRAPPERS in user.groups:  # what the node has just asked for, it may look at
             await self._registry.of(CERTIFICATESIGNINGREQUESTS).cache.wait_for(self._registry.store.revision)
-        asked = auth.Attributes.of(info)
-        if info.subresource in _CONNECT_VERB and info.verb == "get":
-            asked = auth.Attributes("create", info.group, info.plural, info.subresource, info.namespace, info.name)
-        self._authorizer.check(user, asked)
+        self._security.access.check(user, Attributes.of(info))
         if info.is_resource:
             return await self._resources.handle(request, info, user)
         return await self._paths.handle(request, info)
@@ -145,16 +145,12 @@ class ApiServer:
         if request.transport is not None:
             request.transport.abort()
 
-    def _authenticate(self, request: web.BaseRequest) -> User:
+    async def _authenticate(self, request: web.BaseRequest) -> User:
         headers = request.headers
         user = self._peer(request)
         if user is None and "Authorization" in headers:
-            user = auth.bearer_user(headers["Authorization"], self._authenticators)
-        user = user or auth.ANONYMOUS
-        if "Impersonate-User" in headers or "Impersonate-Group" in headers or "Impersonate-Uid" in headers:
-            user = auth.impersonate(user, headers.get("Impersonate-User", ""),
-                                    headers.getall("Impersonate-Group", ()), headers.get("Impersonate-Uid", ""))
-        return user
+            user = await self._security.authentication.bearer(headers["Authorization"])
+        return impersonated(user or auth.ANONYMOUS, headers, self._security.access)
 
     def _peer(self, request: web.BaseRequest) -> User | None:
         """The client certificate's user, read once for each connection."""
@@ -199,15 +195,6 @@ class ApiServer:
                                client_max_size=MAX_BODY)
 
     # --- what others ask ------------------------------------------------------------------------------------------
-
-    def _lookup(self, resource: Resource[Any]) -> auth.Lookup:
-        served = self._registry.of(resource)
-
-        def look(namespace: str, name: str) -> dict[str, Any] | None:
-            entry = served.cache.peek(namespace, name)
-            return entry.tree if entry is not None else None
-
-        return look
 
     def _caches_are_filled(self) -> bool:
         return all(served.cache.revision >= 0 for served in self._registry.all)

@@ -6,7 +6,7 @@ import asyncio
 import heapq
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing
 from itertools import chain
 from typing import Any
@@ -21,6 +21,8 @@ from sampan.loop.backoff import Backoff
 from sampan.loop.clock import Clock
 
 log = logging.getLogger(__name__)
+
+Listener = Callable[[Entry | None, Entry | None], None]
 
 CHUNK_EVENTS, CHUNK_BYTES = 500, 1 << 20
 """What is handed to a watch at a time while it catches up: bounds the memory that it takes."""
@@ -137,11 +139,16 @@ class ResourceCache:
         self._patience = patience
         self._backoff = backoff or Backoff()
         self._watches: dict[CacheWatch, None] = {}  # in the order of their beginning
+        self._listeners: list[Listener] = []
         self._source: Watch | None = None
         self._applied = -1
         self._ready_from = 0  # not to be shown before this revision
         self._waiters: list[tuple[int, int, asyncio.Future[None]]] = []
         self._order = itertools.count()
+
+    def listen(self, listener: Listener) -> None:
+        """Call `listener(old, new)` at every change, before anybody can read it; None for not there."""
+        self._listeners.append(listener)
 
     @property
     def revision(self) -> int:
@@ -326,7 +333,11 @@ class ResourceCache:
             found = await self._store.range(self._prefix)
         for watch in tuple(self._watches):
             watch.end()
-        self._objects = self._load(found)
+        before, self._objects = self._objects, self._load(found)
+        for old in before.entries if self._listeners else ():
+            self._inform(old, None)
+        for new in self._objects.entries if self._listeners else ():
+            self._inform(None, new)
         self._window.reset(found.revision)
         self._applied = found.revision
         self._ready_from = max(found.revision, self._store.revision)
@@ -353,10 +364,18 @@ class ResourceCache:
             else:
                 self._objects.put(key, new)
             self._applied = revision
+            self._inform(old, new)
             step = Step(key, old, new, revision, now)
             self._window.add(step)
             self._tell(step)
         self._wake_waiters()
+
+    def _inform(self, old: Entry | None, new: Entry | None) -> None:
+        for listener in self._listeners:
+            try:
+                listener(old, new)
+            except Exception:
+                log.exception("%s: a listener failed", self._prefix)
 
     def _tell(self, step: Step) -> None:
         events = Events(step)

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 from aiohttp import HttpVersion11, web
 
 from master.apiserver import deletion, patching, reviews
-from master.apiserver.auth import Authorizer
 from master.apiserver.connect import ConnectHandlers
 from master.apiserver.decode import Body, read_validation
 from master.apiserver.entry import Entry, Listing
@@ -21,8 +20,10 @@ from master.apiserver.protobuf import is_protobuf, read_protobuf
 from master.apiserver.registry import Registry, Selection, Served
 from master.apiserver.request import RequestInfo
 from master.apiserver.responses import send, send_list, send_object
+from master.apiserver.reviews import Reviews
 from master.apiserver.schema import parse
 from master.apiserver.schema.parse import MAX_BODY
+from master.apiserver.security import Security
 from master.apiserver.strategy import User
 from master.apiserver.subresources import DELETE_OPTIONS, Subresources, find
 from master.apiserver.table import read_include
@@ -56,13 +57,14 @@ Shield = Callable[[Coroutine[Any, Any, T]], Awaitable[T]]
 class ResourceHandlers:
     """Answers requests for resources. Authentication and authorisation are done by then."""
 
-    def __init__(self, registry: Registry, writer: Writer, authorizer: Authorizer, watches: Watches,
+    def __init__(self, registry: Registry, writer: Writer, security: Security, watches: Watches,
                  connect: ConnectHandlers, finish: Shield[Any]) -> None:
         """`finish` runs a write to its end even when the client goes away meanwhile."""
         self._registry = registry
         self._writer = writer
         self._subresources = Subresources(registry, writer)
-        self._authorizer = authorizer
+        self._reviews = Reviews(security.access, security.authentication, security.accounts, registry.schemas)
+        self._tokens = security.tokens
         self._watches = watches
         self._connect = connect
         self._finish = finish
@@ -74,7 +76,7 @@ class ResourceHandlers:
             if (info.group, info.plural, info.verb) == _NO_CRDS:
                 return send(_EMPTY_CRDS)
             review = reviews.find(info.group, info.version, info.plural)
-            if review is None or info.name:
+            if review is None or info.name or bool(info.namespace) != review.namespaced:
                 raise no_such_resource()
             return await self._review(request, info, user, review)
         resource = served.resource
@@ -215,7 +217,7 @@ class ResourceHandlers:
             raise no_such_method()
         body = await read_body(request)
         now = Time.of(self._registry.clock.now())
-        tree = reviews.answer(review, body, user, self._authorizer, now)
+        tree = await self._reviews.answer(review, body, user, info.namespace, now)
         media = _negotiate(_accept(request), forms=_PLAIN)
         return send(encode(tree), 201, media.content_type)
 
@@ -235,6 +237,9 @@ class ResourceHandlers:
             return await handler(request, info, entry.decode())
         if name == "scale":
             return await self._scale(request, info, served, user)
+        if name == "token" and self._tokens is not None:
+            tree, warnings = await self._tokens.create(self._target(info, served, user), await read_body(request))
+            return send(encode(tree), 201, warnings=warnings)
         if name in ("binding", "eviction"):
             target = self._target(info, served, user)
             body = await read_body(request)

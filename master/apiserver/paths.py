@@ -6,7 +6,7 @@ import asyncio
 import gzip
 import hashlib
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -47,13 +47,17 @@ class Paths:
     """Answers them."""
 
     def __init__(self, registry: Registry, metrics: Metrics, *, ca_certificate: bytes, address: str,
-                 checks: dict[str, Check]) -> None:
-        """`checks` are the readiness checks by name; `address` is host:port as clients reach the server."""
+                 checks: dict[str, Check], documents: Mapping[str, tuple[bytes, str]]) -> None:
+        """`checks` are the readiness checks by name; `address` is host:port as clients reach the server.
+
+        `documents` are fixed answers by path, with their content types.
+        """
         self._resources = [*registry.resources, *REVIEWS]
         self._metrics = metrics
         self._ca = ca_certificate
         self._address = address
         self._checks = checks
+        self._fixed = documents
         self._openapi = OpenAPI(self._resources, registry.schemas.definitions)
         self._documents: dict[tuple[str, str], tuple[bytes, str]] = {}
 
@@ -81,6 +85,9 @@ class Paths:
                 return await self._page(request, "")
             case ["metrics", "state"]:
                 return await self._page(request, "state")
+        if info.path in self._fixed:
+            body, content_type = self._fixed[info.path]
+            return send(body, content_type=content_type, headers={"Cache-Control": "public, max-age=3600"})
         raise no_such_resource()
 
     async def _page(self, request: web.BaseRequest, page: str) -> web.Response:
@@ -160,7 +167,7 @@ class Paths:
     def _index(self) -> list[str]:
         groups = {(item.group, item.version) for item in self._resources if item.group}
         paths = {"/api", "/api/v1", "/apis", "/healthz", "/livez", "/readyz", "/metrics", "/metrics/state",
-                 "/openapi/v2", "/openapi/v3", "/version", "/cacerts"}
+                 "/openapi/v2", "/openapi/v3", "/version", "/cacerts", *self._fixed}
         paths |= {f"/apis/{group}" for group, _ in groups} | {f"/apis/{group}/{version}" for group, version in groups}
         return sorted(paths)
 

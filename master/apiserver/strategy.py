@@ -24,6 +24,8 @@ class User:
     name: str
     groups: tuple[str, ...] = ()
     uid: str = ""
+    extra: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """What an authenticator knows beside, by key: a token's pod and node, say."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from master.apiserver.decode import Body, check_kind
 from master.apiserver.patching import PatchBody
 from master.apiserver.registry import Registry, Served
 from master.apiserver.request import Query
-from master.apiserver.schema import Schema, parse, strict_error, strict_problems
+from master.apiserver.schema import SchemaRegistry, parse, strict_error, strict_problems
 from master.apiserver.write import Target, Writer, Written, check_name, success
 from sampan.api.errors import ApiError, FieldError, bad_request, conflict, invalid, invalid_object, required
 from sampan.api.resources import Subresource
@@ -50,7 +50,7 @@ class Subresources:
 
     async def update_scale(self, target: Target, body: Body) -> Written:
         """PUT of a Scale."""
-        scale, problems = self._read(body, target, SCALE, "autoscaling/v1", "Scale")
+        scale, problems = read_as(self._registry.schemas, body, target, SCALE, "autoscaling/v1", "Scale")
 
         async def make(old: Tree) -> Tree:
             return await self._with_scale(target, old, scale)
@@ -63,7 +63,8 @@ class Subresources:
 
         async def make(old: Tree) -> Tree:
             patched = patch.apply_to(self.scale_of(target.served, old), SCALE)
-            scale, problems[:] = self._read(patch.body(patched), target, SCALE, "autoscaling/v1", "Scale")
+            scale, problems[:] = read_as(self._registry.schemas, patch.body(patched), target, SCALE, "autoscaling/v1",
+                                         "Scale")
             return await self._with_scale(target, old, scale)
 
         return self._scaled(target, await self._writer.change(target, make), problems)
@@ -93,7 +94,7 @@ class Subresources:
 
     async def bind(self, target: Target, body: Body) -> Written:
         """POST of a Binding: puts a pod on a node, once."""
-        binding, problems = self._read(body, target, BINDING, "v1", "Binding")
+        binding, problems = read_as(self._registry.schemas, body, target, BINDING, "v1", "Binding")
         goal = binding.get("target") or {}
         errors: list[FieldError] = []
         if goal.get("kind") not in (None, "", "Node"):
@@ -141,37 +142,35 @@ class Subresources:
 
     async def evict(self, target: Target, body: Body) -> Written:
         """POST of an Eviction: a deletion that may be refused, once there are disruption budgets."""
-        eviction, problems = self._read(body, target, EVICTION, "policy/v1", "Eviction")
+        eviction, problems = read_as(self._registry.schemas, body, target, EVICTION, "policy/v1", "Eviction")
         if eviction["metadata"].get("name") not in (None, "", target.name):
             raise bad_request("name in URL does not match name in Eviction object")
         options = deletion.read_options(eviction.get("deleteOptions") or {}, Query())
         await self._writer.delete(replace(target, subresource=""), options)
         return Written(success({}, 201), 201, problems)
 
-    # --- shared ---------------------------------------------------------------------------------------------------
 
-    def _read(self, body: Body, target: Target, definition: str, api_version: str,
-              kind: str) -> tuple[Tree, list[str]]:
-        """Decode a body of another kind than the target's."""
-        if body.tree is None:
-            parsed = parse(body.data, body.content_type, find_duplicates=target.validation != "Ignore")
-            tree, duplicates = parsed.tree, parsed.duplicates
-        else:
-            tree, duplicates = body.tree, body.duplicates
-        version = api_version.rpartition("/")[2]
-        check_kind(tree, api_version, version, kind)
-        schema: Schema = self._registry.schemas.of(definition)
-        outcome = schema.clean(tree)
-        problems = []
-        if target.validation != "Ignore":
-            problems = [*body.problems, *strict_problems(outcome.unknown, duplicates)]
-        if problems and target.validation == "Strict":
-            raise strict_error(version, kind, problems)
-        if not isinstance(tree.get("metadata"), dict):
-            tree["metadata"] = {}
-        if tree["metadata"].get("namespace") not in (None, "", target.namespace):
-            raise bad_request("the namespace of the provided object does not match the namespace sent on the request")
-        return tree, problems
+def read_as(schemas: SchemaRegistry, body: Body, target: Target, definition: str, api_version: str,
+            kind: str) -> tuple[Tree, list[str]]:
+    """Decode a body of another kind than the target's: the tree, and what deserves a warning; ApiError 400."""
+    if body.tree is None:
+        parsed = parse(body.data, body.content_type, find_duplicates=target.validation != "Ignore")
+        tree, duplicates = parsed.tree, parsed.duplicates
+    else:
+        tree, duplicates = body.tree, body.duplicates
+    version = api_version.rpartition("/")[2]
+    check_kind(tree, api_version, version, kind)
+    outcome = schemas.of(definition).clean(tree)
+    problems = []
+    if target.validation != "Ignore":
+        problems = [*body.problems, *strict_problems(outcome.unknown, duplicates)]
+    if problems and target.validation == "Strict":
+        raise strict_error(version, kind, problems)
+    if not isinstance(tree.get("metadata"), dict):
+        tree["metadata"] = {}
+    if tree["metadata"].get("namespace") not in (None, "", target.namespace):
+        raise bad_request("the namespace of the provided object does not match the namespace sent on the request")
+    return tree, problems
 
 
 def find(served: Served, name: str) -> Subresource | None:

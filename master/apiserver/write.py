@@ -82,8 +82,9 @@ Make = Callable[[Tree], Awaitable[Tree]]
 class Writer:
     """Creates, updates, patches and deletes objects."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, plugins: Sequence[admission.Plugin] = ()) -> None:
         self._registry = registry
+        self._plugins = plugins
         self._store = registry.store
         self._decoder = Decoder()
 
@@ -120,6 +121,8 @@ class Writer:
                        now=context.now, generation=strategy.has_generation)
         strategy.default(obj)
         await admission.admit_create(self._registry, served, obj)
+        for plugin in self._plugins:
+            await plugin.create(served, obj, context)
         strategy.prepare_create(obj, context)
         self._refuse_invalid(served, obj, strategy.validate(obj, context), schema_errors)
         target = replace(target, name=obj["metadata"]["name"])
@@ -268,6 +271,8 @@ class Writer:
         strategy.default(new)
         if not target.subresource:
             admission.admit_update(served, new, old)
+        for plugin in self._plugins:
+            await plugin.update(served, new, old, context)
         strategy.prepare_update(new, old, context)
         if strategy.has_generation and strategy.changes_generation(new, old):
             new["metadata"]["generation"] = (old["metadata"].get("generation") or 0) + 1
@@ -301,6 +306,8 @@ class Writer:
         for _ in range(CONFLICT_RETRIES + 1):
             obj = _tree_of(raw)
             self._check_delete_preconditions(target, obj, options)
+            for plugin in self._plugins:
+                await plugin.delete(served, obj, self._context(target))
             grace = served.strategy.grace_period(obj, options.grace_period)
             plan = deletion.plan(obj, options, grace=grace, now=self._registry.clock.now())
             try:

@@ -12,6 +12,7 @@ import grpc
 import grpc.aio
 
 from master.metrics.nodes import NodeMetrics
+from master.nodes.authority import NodeAuthority
 from master.nodes.identity import Identities, NodeIdentity, Refused, Signer, read_certificate
 from master.nodes.reports import NodeReports
 from master.nodes.session import GREETING_TIMEOUT, Greeting, Session
@@ -51,7 +52,7 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
 
     def __init__(self, client: Client, informers: InformerFactory, tls: Callable[[], ServerTls],
                  address: str = "0.0.0.0:6444", signer: Signer | None = None,
-                 metrics: NodeMetrics | None = None) -> None:
+                 metrics: NodeMetrics | None = None, authority: NodeAuthority | None = None) -> None:
         self._client = client
         self._metrics = metrics or NodeMetrics()
         self._metrics.lags = lambda: {node: session.lag for node, session in self._sessions.items()}
@@ -59,6 +60,7 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
         self._tls = tls
         self._address = address
         self._signer = signer
+        self._authority = authority
         self._identities = Identities(client)
         self._reports = NodeReports(client, self._world, self._identities)
         self._sessions: dict[str, Session] = {}
@@ -121,6 +123,30 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
     async def Renew(self, request: node_pb2.RenewRequest, context: Any) -> node_pb2.RenewReply:  # noqa: N802
         """See proto/node.proto."""
         return await _answer(context, self._renew(request, context))
+
+    async def Review(self, request: node_pb2.ReviewRequest, context: Any) -> node_pb2.ReviewReply:  # noqa: N802
+        """See proto/node.proto."""
+        return await _answer(context, self._review(request, context))
+
+    async def IssueToken(  # noqa: N802
+            self, request: node_pb2.IssueTokenRequest, context: Any) -> node_pb2.IssueTokenReply:
+        """See proto/node.proto."""
+        return await _answer(context, self._issue(request, context))
+
+    async def _review(self, request: node_pb2.ReviewRequest, context: Any) -> node_pb2.ReviewReply:
+        who = _identify(context)
+        self._require_node(who)
+        return await self._ask_authority().review(who.node, request)
+
+    async def _issue(self, request: node_pb2.IssueTokenRequest, context: Any) -> node_pb2.IssueTokenReply:
+        who = _identify(context)
+        self._require_node(who)
+        return await self._ask_authority().issue(who.node, request)
+
+    def _ask_authority(self) -> NodeAuthority:
+        if self._authority is None:
+            raise Refused(400, "this master issues no tokens")
+        return self._authority
 
     async def _sync(self, context: Any) -> None:
         async with asyncio.timeout(GREETING_TIMEOUT):

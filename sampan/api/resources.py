@@ -11,7 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 
 from msgspec import Struct, field
 
-from sampan.api.types import apps_v1, certificates_v1, coordination_v1, core_v1, discovery_v1, meta_v1
+from sampan.api.types import apps_v1, certificates_v1, coordination_v1, core_v1, discovery_v1, meta_v1, rbac_v1
 
 ALL_VERBS = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
 
@@ -128,7 +128,9 @@ CONFIGMAPS = Resource("", "v1", "ConfigMap", "configmaps", core_v1.ConfigMap, sh
                       definition=_CORE + "ConfigMap")
 SECRETS = Resource("", "v1", "Secret", "secrets", core_v1.Secret, definition=_CORE + "Secret")
 SERVICEACCOUNTS = Resource("", "v1", "ServiceAccount", "serviceaccounts", core_v1.ServiceAccount,
-                           short_names=("sa",), definition=_CORE + "ServiceAccount")
+                           short_names=("sa",), definition=_CORE + "ServiceAccount",
+                           subresources=(Subresource("token", "authentication.k8s.io", "v1", "TokenRequest",
+                                                     ("create",)),))
 EVENTS = Resource("", "v1", "Event", "events", core_v1.Event, short_names=("ev",), definition=_CORE + "Event")
 LEASES = Resource("coordination.k8s.io", "v1", "Lease", "leases", coordination_v1.Lease,
                   definition="io.k8s.api.coordination.v1.Lease")
@@ -148,10 +150,19 @@ CERTIFICATESIGNINGREQUESTS = Resource(
     subresources=(_status("certificates.k8s.io", "v1", "CertificateSigningRequest"),
                   Subresource("approval", "certificates.k8s.io", "v1", "CertificateSigningRequest")),
     definition="io.k8s.api.certificates.v1.CertificateSigningRequest")
+_RBAC = "rbac.authorization.k8s.io"
+ROLES = Resource(_RBAC, "v1", "Role", "roles", rbac_v1.Role, definition="io.k8s.api.rbac.v1.Role")
+CLUSTERROLES = Resource(_RBAC, "v1", "ClusterRole", "clusterroles", rbac_v1.ClusterRole, namespaced=False,
+                        definition="io.k8s.api.rbac.v1.ClusterRole")
+ROLEBINDINGS = Resource(_RBAC, "v1", "RoleBinding", "rolebindings", rbac_v1.RoleBinding,
+                        definition="io.k8s.api.rbac.v1.RoleBinding")
+CLUSTERROLEBINDINGS = Resource(_RBAC, "v1", "ClusterRoleBinding", "clusterrolebindings", rbac_v1.ClusterRoleBinding,
+                               namespaced=False, definition="io.k8s.api.rbac.v1.ClusterRoleBinding")
 
 BUILT_IN: tuple[Resource[Any], ...] = (
     NAMESPACES, NODES, PODS, SERVICES, ENDPOINTS, CONFIGMAPS, SECRETS, SERVICEACCOUNTS, EVENTS, LEASES,
     DEPLOYMENTS, REPLICASETS, CONTROLLERREVISIONS, ENDPOINTSLICES, CERTIFICATESIGNINGREQUESTS,
+    ROLES, CLUSTERROLES, ROLEBINDINGS, CLUSTERROLEBINDINGS,
 )
 
 

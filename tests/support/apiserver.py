@@ -17,8 +17,10 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from master.apiserver import keys
+from master.apiserver.accounts.signing import SigningKey
 from master.apiserver.app import ApiServer, server_tls
 from master.apiserver.auth import Authenticator
+from master.apiserver.authorization.reconcile import DefaultRoles
 from master.apiserver.bootstrap import Bootstrap, Bootstrapper
 from master.apiserver.connect import ConnectHandlers
 from master.main import ApiParts
@@ -134,8 +136,9 @@ async def _store(kind: Kind, directory: Path) -> Store:
 
 @asynccontextmanager
 async def api_server(directory: Path, kind: Kind = "memory", *, authenticators: Sequence[Authenticator] = (),
-                     connect: ConnectHandlers | None = None) -> AsyncIterator[Running]:
-    """Bring one up on a free port, with the objects that every cluster has."""
+                     connect: ConnectHandlers | None = None,
+                     key: SigningKey | None = None) -> AsyncIterator[Running]:
+    """Bring one up on a free port, with the objects that every cluster has; `key` signs ServiceAccount tokens."""
     pki = ClusterPki(directory / "pki", ["127.0.0.1", "localhost"])
     pki.ensure()
     tls = server_tls(*(str(pki.path(name)) for name in ("apiserver.crt", "apiserver.key", "ca.crt")))
@@ -143,12 +146,13 @@ async def api_server(directory: Path, kind: Kind = "memory", *, authenticators: 
     admin = KeyPair(pki.path("admin.crt").read_bytes(), pki.path("admin.key").read_bytes())
     try:
         async with asyncio.TaskGroup() as group:
-            parts = ApiParts.build(store, SystemClock(), SERVICE_CIDR)
+            parts = ApiParts.build(store, SystemClock(), SERVICE_CIDR, key=key, authenticators=authenticators)
             caches = group.create_task(parts.registry.run())
             await parts.registry.ready()
             await Bootstrapper(parts.registry, parts.writer, Bootstrap("192.0.2.1", 6443, SERVICE_CIDR)).ensure()
+            await DefaultRoles(parts.registry, parts.writer).ensure()
             server = ApiServer(parts.registry, parts.writer, tls=tls, host="127.0.0.1", port=0, connect=connect,
-                               ca_certificate=pki.path("ca.crt").read_bytes(), authenticators=authenticators)
+                               ca_certificate=pki.path("ca.crt").read_bytes(), security=parts.security)
             serving = group.create_task(server.run())
             await server.started.wait()
             try:

@@ -173,10 +173,22 @@ def _csr(obj: Tree) -> list[Any]:
             NONE if seconds is None else human(seconds), condition]
 
 
+def _role_binding(obj: Tree) -> list[Any]:
+    ref = part(obj, "roleRef")
+    users, groups, accounts = ([subject for subject in items(obj, "subjects") if subject.get("kind") == kind]
+                               for kind in ("User", "Group", "ServiceAccount"))
+    return [name(obj), f"{ref.get('kind')}/{ref.get('name')}", age(obj),
+            ", ".join(subject.get("name") or "" for subject in users),
+            ", ".join(subject.get("name") or "" for subject in groups),
+            ", ".join(f"{subject.get('namespace') or ''}/{subject.get('name')}" for subject in accounts)]
+
+
 def _int(title: str) -> Column:
     return Column(title, "integer")
 
 
+_ROLE_BINDING: TablePrinter = Table((NAME, Column("Role"), AGE, wide("Users"), wide("Groups"),
+                                     wide("ServiceAccounts")), _role_binding)
 _WORKLOAD = (wide("Containers"), wide("Images"), wide("Selector"))
 
 SCALE_TABLE: TablePrinter = Table((NAME, _int("Desired"), _int("Available"), AGE), _scale)
@@ -207,4 +219,8 @@ TABLES: dict[tuple[str, str], TablePrinter] = {
                                                    AGE), _slice),
     ("certificates.k8s.io", "certificatesigningrequests"): Table(
         (NAME, AGE, Column("SignerName"), Column("Requestor"), Column("RequestedDuration"), Column("Condition")), _csr),
+    ("rbac.authorization.k8s.io", "roles"): DEFAULT_PRINTER,
+    ("rbac.authorization.k8s.io", "clusterroles"): DEFAULT_PRINTER,
+    ("rbac.authorization.k8s.io", "rolebindings"): _ROLE_BINDING,
+    ("rbac.authorization.k8s.io", "clusterrolebindings"): _ROLE_BINDING,
 }

@@ -14,6 +14,7 @@ from master.apiserver.kinds.core_pod import PodStrategy
 from master.apiserver.kinds.core_service import ServiceStrategy
 from master.apiserver.kinds.endpoints import EndpointSliceStrategy, EndpointsStrategy
 from master.apiserver.kinds.print_tables import DEFAULT_PRINTER, TABLES
+from master.apiserver.kinds.rbac import BindingStrategy, RoleStrategy
 from master.apiserver.strategy import Strategy, TablePrinter
 
 __all__ = ["DEFAULT_PRINTER", "Key", "printers", "strategies"]
@@ -40,6 +41,10 @@ def strategies(cluster_ips: ClusterIPs, node_ports: NodePorts) -> dict[Key, Stra
         ("apps", "controllerrevisions"): ControllerRevisionStrategy(),
         ("discovery.k8s.io", "endpointslices"): EndpointSliceStrategy(),
         ("certificates.k8s.io", "certificatesigningrequests"): CertificateSigningRequestStrategy(),
+        ("rbac.authorization.k8s.io", "roles"): RoleStrategy(namespaced=True),
+        ("rbac.authorization.k8s.io", "clusterroles"): RoleStrategy(namespaced=False),
+        ("rbac.authorization.k8s.io", "rolebindings"): BindingStrategy(namespaced=True),
+        ("rbac.authorization.k8s.io", "clusterrolebindings"): BindingStrategy(namespaced=False),
     }
 
 

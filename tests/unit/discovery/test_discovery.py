@@ -33,7 +33,8 @@ def test_aggregated_groups_come_in_upstreams_order() -> None:
     document = discovery.aggregated([*BUILT_IN, other, beta], core=False, version="v2beta1")
     assert document["apiVersion"] == "apidiscovery.k8s.io/v2beta1"
     names = [item["metadata"]["name"] for item in document["items"]]
-    assert names == ["apps", "certificates.k8s.io", "coordination.k8s.io", "discovery.k8s.io", "a.example.com"]
+    assert names == ["apps", "certificates.k8s.io", "rbac.authorization.k8s.io", "coordination.k8s.io",
+                     "discovery.k8s.io", "a.example.com"]
     assert [entry["version"] for entry in document["items"][0]["versions"]] == ["v1", "v1beta1"]
 
 

@@ -41,7 +41,7 @@ def references(node: Any) -> Iterator[str]:
 def test_root(documents: OpenAPI) -> None:
     paths = json.loads(documents.v3_root().body)["paths"]
     assert set(paths) == {"api/v1", "apis/apps/v1", "apis/certificates.k8s.io/v1", "apis/coordination.k8s.io/v1",
-                          "apis/discovery.k8s.io/v1"}
+                          "apis/discovery.k8s.io/v1", "apis/rbac.authorization.k8s.io/v1"}
     document = documents.v3("apis/apps/v1")
     assert document is not None
     assert paths["apis/apps/v1"]["serverRelativeURL"] == f"/openapi/v3/apis/apps/v1?hash={document.hash}"
