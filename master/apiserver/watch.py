@@ -7,15 +7,17 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
+import msgspec
 from aiohttp import web
 
 from master.apiserver.entry import CacheEvent, Match
 from master.apiserver.negotiate import Form, Media
 from master.apiserver.registry import Registry, Selection, Served
 from master.apiserver.request import Query, RequestInfo
+from master.apiserver.responses import entry_of
 from master.apiserver.table import Include, TableMaker, partial, read_include
 from sampan.api.codec import encode
-from sampan.api.errors import ApiError, forbidden, invalid_object
+from sampan.api.errors import ApiError, FieldError, forbidden, invalid_object, not_supported
 from sampan.loop.clock import Clock
 
 MINIMUM_SECONDS = 1800
@@ -23,6 +25,9 @@ MINIMUM_SECONDS = 1800
 
 READER_SECONDS = 60.0
 """How long a client may leave what it was sent unread; its connection is then closed."""
+
+NOT_OLDER = "NotOlderThan"
+INITIAL_END = b'"k8s.io/initial-events-end"'
 
 HEADERS = {"Cache-Control": "no-cache, private"}
 Render = Callable[[Sequence[CacheEvent]], bytes]
@@ -36,22 +41,36 @@ class WatchOptions:
     bookmarks: bool
     timeout: float
     include: Include
+    initial: bool | None = None
+    """Whether the state comes first, and an annotated bookmark after it (KEP-3157); None leaves it to the revision."""
 
     @classmethod
     def read(cls, query: Query, registry: Registry) -> WatchOptions:
-        """ApiError 422 for what is not served: the client falls back to list and watch."""
-        if query.has("sendInitialEvents"):
-            raise invalid_object("meta.k8s.io", "ListOptions", "", [
-                forbidden("sendInitialEvents", "sendInitialEvents is forbidden for watch unless the WatchList feature "
-                                               "gate is enabled")])
-        if query.get("resourceVersionMatch"):
-            raise invalid_object("meta.k8s.io", "ListOptions", "", [
-                forbidden("resourceVersionMatch", "resourceVersionMatch is forbidden for watch unless "
-                                                  "sendInitialEvents is provided")])
+        """ApiError 422 for options that contradict one another."""
+        errors = _check(query)
+        if errors:
+            raise invalid_object("meta.k8s.io", "ListOptions", "", errors)
         seconds = query.integer("timeoutSeconds")
         timeout = float(seconds) if seconds and seconds > 0 else MINIMUM_SECONDS * (1 + registry.rng.random())
+        initial = query.flag("sendInitialEvents") if query.has("sendInitialEvents") else None
         return cls(query.get("resourceVersion"), query.flag("allowWatchBookmarks"), min(timeout, 86400.0),
-                   read_include(query.get("includeObject")))
+                   read_include(query.get("includeObject")), initial)
+
+
+def _check(query: Query) -> list[FieldError]:
+    """The texts are upstream's ValidateListOptions'."""
+    match, path = query.get("resourceVersionMatch"), "resourceVersionMatch"
+    errors = []
+    if query.has("sendInitialEvents") and match != NOT_OLDER:
+        errors.append(forbidden(path, f"sendInitialEvents requires setting resourceVersionMatch to {NOT_OLDER}"))
+    if match:
+        if not query.has("sendInitialEvents"):
+            errors.append(forbidden(path, f"{path} is forbidden for watch unless sendInitialEvents is provided"))
+        if match != NOT_OLDER:
+            errors.append(not_supported(path, match, (NOT_OLDER,)))
+        if query.get("continue"):
+            errors.append(forbidden(path, f"{path} is forbidden when continue is provided"))
+    return errors
 
 
 class Watches:
@@ -82,7 +101,7 @@ class Watches:
         response.enable_chunked_encoding()
         try:
             watch = await served.cache.watch(options.revision, namespace, match=_match(info, selection),
-                                             bookmarks=options.bookmarks)
+                                             bookmarks=options.bookmarks, send_initial_events=options.initial)
         except ApiError as error:
             if error.code != 410:
                 raise
@@ -97,7 +116,9 @@ class Watches:
                     self._timeouts.add(timeout)
                     try:
                         async for events in watch:
-                            await _send(response.write(render(events)))
+                            unasked = not options.bookmarks and events[-1].entry is None  # after the initial events
+                            if shown := events[:-1] if unasked else events:
+                                await _send(response.write(render(shown)))
                     finally:
                         self._timeouts.discard(timeout)
         await _send(response.write_eof())
@@ -137,7 +158,8 @@ def _renderer(served: Served, media: Media, include: Include, clock: Clock) -> R
             now = clock.now().timestamp()
             lines = []
             for event in events:
-                lines.append(maker.event(event.type, event.entry, event.revision, include, now, columns=not begun))
+                entry = entry_of(_object(event)) if INITIAL_END in event.data and event.entry is None else event.entry
+                lines.append(maker.event(event.type, entry, event.revision, include, now, columns=not begun))
                 begun = True
             return b"".join(lines)
 
@@ -148,9 +170,14 @@ def _renderer(served: Served, media: Media, include: Include, clock: Clock) -> R
 
 
 def _partial_line(event: CacheEvent, version: str) -> bytes:
-    if event.entry is None:
-        obj = encode({"kind": "PartialObjectMetadata", "apiVersion": f"meta.k8s.io/{version}",
-                      "metadata": {"resourceVersion": str(event.revision), "creationTimestamp": None}})
-    else:
-        obj = partial(event.entry.raw, version)
+    obj = partial(_object(event) if event.entry is None else event.entry.raw, version)
     return b'{"type":"%b","object":%b}\n' % (event.type.encode(), obj)
+
+
+def _object(event: CacheEvent) -> bytes:
+    """The object of a bookmark."""
+    return bytes(msgspec.json.decode(event.data, type=_Line).object)
+
+
+class _Line(msgspec.Struct):
+    object: msgspec.Raw

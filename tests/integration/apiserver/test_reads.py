@@ -170,6 +170,39 @@ async def test_a_watch_without_a_revision_begins_with_what_is_there(ten: Running
         assert (await read())["type"] == "ADDED"
 
 
+INITIAL = "?watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan"
+
+
+@pytest.mark.parametrize("accept", [
+    "application/json", TABLE, "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"])
+async def test_a_watch_list(ten: Running, accept: str) -> None:
+    """KEP-3157: the state as events, a bookmark that ends it, then what happens."""
+    async with watching(ten, f"{MAPS}{INITIAL}&allowWatchBookmarks=true&labelSelector=half=1", accept) as read:
+        def shown(event: Any) -> Any:
+            return event["object"]["rows"][0]["object"] if accept == TABLE else event["object"]
+
+        first = [await read() for _ in range(5)]
+        assert sorted(shown(event)["metadata"]["name"] for event in first) == ["a1", "a3", "a5", "a7", "a9"]
+        end = await read()
+        assert end["type"] == "BOOKMARK"
+        assert shown(end)["metadata"]["annotations"] == {"k8s.io/initial-events-end": "true"}
+        assert int(shown(end)["metadata"]["resourceVersion"]) >= 10
+        await ten.ok("DELETE", MAPS + "/a3")
+        assert (await read())["type"] == "DELETED"
+
+
+async def test_watch_lists_without_bookmarks_and_without_the_state(ten: Running) -> None:
+    async with watching(ten, f"{MAPS}{INITIAL}&fieldSelector=metadata.name=a3") as read:
+        assert (await read())["type"] == "ADDED"
+        await ten.ok("DELETE", MAPS + "/a3")
+        assert (await read())["type"] == "DELETED", "no bookmark was asked for"
+    without = INITIAL.replace("true", "false")
+    async with watching(ten, f"{MAPS}{without}&allowWatchBookmarks=true") as read:
+        await ten.ok("DELETE", MAPS + "/a4")
+        event = await read()
+        assert (event["type"], event["object"]["metadata"]["name"]) == ("DELETED", "a4")
+
+
 async def test_a_watch_of_one_object(ten: Running) -> None:
     async with watching(ten, MAPS + "?watch=1&fieldSelector=metadata.name=a4") as read:
         assert (await read())["object"]["metadata"]["name"] == "a4"
@@ -196,8 +229,9 @@ async def test_watched_tables(api: Running) -> None:
 
 
 async def test_refused_watches(api: Running) -> None:
-    status = await api.refused(422, "GET", MAPS + "?watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan")
-    assert status["details"]["causes"][0]["field"] == "sendInitialEvents"
+    status = await api.refused(422, "GET", MAPS + "?watch=1&sendInitialEvents=true")
+    assert status["message"].endswith("resourceVersionMatch: Forbidden: sendInitialEvents requires setting "
+                                      "resourceVersionMatch to NotOlderThan")
     await api.refused(400, "GET", MAPS + "?watch=1&resourceVersion=x")
 
 
