@@ -47,6 +47,7 @@ from agent.server.node import NodeParts, NodePort
 from agent.stats.engine import MeasuredEngine
 from agent.stats.metrics import AgentMetrics
 from agent.stats.probes import MeasuredProber
+from agent.stats.services import ProxyMetrics, dns
 from agent.volumes.host import HostVolumes
 from agent.volumes.mounts import HostMounter
 from netplugin import netns
@@ -108,8 +109,9 @@ class Agent:
             rooms = self._rooms(engine, network, volumes, cgroups, link, facts, address, prober, metrics)
             manager = PodManager(rooms)
             services = proxy.Services(link.view, ProxyNode(config.node_name, address, config.pod_cidr), clock,
-                                      config.proxy_healthz_address)
+                                      config.proxy_healthz_address, observer=ProxyMetrics(metrics.registry))
             names = DnsService(config.node_name, link.view, rooms.dns.node, KeptSockets(self._notifier), clock)
+            metrics.sample(lambda: dns(names.counters))
             port = NodePort(NodeParts(
                 config.node_name, address, config.port, facts, link, files, manager, prober, metrics, hierarchies(),
                 (str(config.root_dir), info.root_dir), clock, configz(config, info)))
