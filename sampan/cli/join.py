@@ -79,7 +79,7 @@ def check(options: JoinOptions) -> JoinOptions:
     text = options.server if "://" in options.server else f"https://{options.server}"
     url = urlsplit(text)
     try:
-        port = url.port or 6443
+        port = 6443 if url.port is None else url.port
     except ValueError:
         port = 0
     if url.scheme != "https" or not url.hostname or url.path not in ("", "/") or not port:
