@@ -29,6 +29,7 @@ from master.apiserver.security import Security
 from master.apiserver.strategy import User
 from master.apiserver.watch import Watches
 from master.apiserver.write import Writer
+from master.store.protocol import StoreError
 from sampan.api.errors import ApiError, bad_request, internal_error, timeout
 from sampan.api.resources import CERTIFICATESIGNINGREQUESTS
 
@@ -43,6 +44,7 @@ IDLE_SECONDS = 90.0
 LINE_LIMIT = 65536
 """Bytes of a request's first line and of one header: selectors and tokens may be long."""
 
+_NO_KEY = "/health"
 _CONNECT_VERB = frozenset(("exec", "attach", "portforward"))
 """Subresources that are streams, whatever the method that opens them."""
 
@@ -63,7 +65,7 @@ class ApiServer:
         self.watches = Watches(registry)
         self._resources = ResourceHandlers(registry, writer, self._security, self.watches, connect or {},
                                            self._to_the_end)
-        checks = {"store": lambda: True, "caches": self._caches_are_filled}
+        checks = {"store": self._store_answers, "caches": self._caches_are_filled}
         address = f"{advertise or host}:{port}"
         self._paths = Paths(registry, self._metrics, ca_certificate=ca_certificate, address=address, checks=checks,
                             documents=self._security.documents(address))
@@ -196,8 +198,17 @@ class ApiServer:
 
     # --- what others ask ------------------------------------------------------------------------------------------
 
-    def _caches_are_filled(self) -> bool:
-        return all(served.cache.revision >= 0 for served in self._registry.all)
+    async def _store_answers(self) -> str:
+        """A read that no cache answers."""
+        try:
+            await self._registry.store.get(_NO_KEY)
+        except StoreError as error:
+            return str(error)
+        return ""
+
+    async def _caches_are_filled(self) -> str:
+        empty = [served.resource.plural for served in self._registry.all if served.cache.revision < 0]
+        return f"not filled yet: {', '.join(empty)}" if empty else ""
 
     def _gauges(self) -> Iterable[tuple[str, str, float]]:
         yield "sampan_watches", "Watches that run over HTTPS.", self.watches.count

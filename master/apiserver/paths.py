@@ -6,7 +6,7 @@ import asyncio
 import gzip
 import hashlib
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -14,6 +14,7 @@ from aiohttp import web
 
 from master.apiserver import discovery
 from master.apiserver.handlers import no_such_method, no_such_resource
+from master.apiserver.health import Check, Health
 from master.apiserver.metrics import CONTENT_TYPE, Metrics
 from master.apiserver.negotiate import Form, Media, negotiate
 from master.apiserver.openapi import Document, OpenAPI
@@ -26,12 +27,12 @@ from sampan import __version__
 from sampan.api.codec import encode
 
 Tree = dict[str, Any]
-Check = Callable[[], bool]
 
 VERSION = "v1.32.0"
 _DISCOVERY_FORMS = frozenset((Form.PLAIN, Form.DISCOVERY))
 _TEXT = "text/plain; charset=utf-8"
 _HEALTH = ("healthz", "livez", "readyz")
+_ROOTS = (*_HEALTH, "openapi", "version", "cacerts", "metrics")
 _negotiate = lru_cache(maxsize=64)(negotiate)
 
 
@@ -47,7 +48,7 @@ class Paths:
     """Answers them."""
 
     def __init__(self, registry: Registry, metrics: Metrics, *, ca_certificate: bytes, address: str,
-                 checks: dict[str, Check], documents: Mapping[str, tuple[bytes, str]]) -> None:
+                 checks: Mapping[str, Check], documents: Mapping[str, tuple[bytes, str]]) -> None:
         """`checks` are the readiness checks by name; `address` is host:port as clients reach the server.
 
         `documents` are fixed answers by path, with their content types.
@@ -56,7 +57,7 @@ class Paths:
         self._metrics = metrics
         self._ca = ca_certificate
         self._address = address
-        self._checks = checks
+        self._health = Health(checks)
         self._fixed = documents
         self._openapi = OpenAPI(self._resources, registry.schemas.definitions)
         self._documents: dict[tuple[str, str], tuple[bytes, str]] = {}
@@ -65,7 +66,7 @@ class Paths:
         """Answer; ApiError 404 for unknown paths."""
         parts = [part for part in info.path.split("/") if part]
         if request.method not in ("GET", "HEAD"):
-            raise no_such_method()
+            raise no_such_method() if self._is_known(parts, info.path) else no_such_resource()
         match parts:
             case []:
                 return send(encode({"paths": self._index()}))
@@ -78,7 +79,7 @@ class Paths:
             case ["version"]:
                 return send(encode(version_info()))
             case ["healthz" | "livez" | "readyz", *names]:
-                return self._health(parts[0], names, verbose=info.query.has("verbose"))
+                return await self._healthy(parts[0], names, info)
             case ["cacerts"]:
                 return send(self._ca, content_type=_TEXT)
             case ["metrics"]:
@@ -89,6 +90,11 @@ class Paths:
             body, content_type = self._fixed[info.path]
             return send(body, content_type=content_type, headers={"Cache-Control": "public, max-age=3600"})
         raise no_such_resource()
+
+    def _is_known(self, parts: list[str], path: str) -> bool:
+        if parts and parts[0] in ("api", "apis"):
+            return len(parts) <= 3 and self._document(parts[0], parts[1:], Media()) is not None
+        return not parts or parts[0] in _ROOTS or path in self._fixed
 
     async def _page(self, request: web.BaseRequest, page: str) -> web.Response:
         body = await self._metrics.render(page)
@@ -148,26 +154,17 @@ class Paths:
 
     # --- health ---------------------------------------------------------------------------------------------------
 
-    def _health(self, which: str, names: list[str], *, verbose: bool) -> web.Response:
-        checks: dict[str, Check] = {"ping": lambda: True}
-        if which != "livez":
-            checks |= self._checks
-        if names:
-            if len(names) > 1 or names[0] not in checks:
-                raise no_such_resource()
-            checks = {names[0]: checks[names[0]]}
-        results = {name: check() for name, check in checks.items()}
-        good = all(results.values())
-        if good and not verbose:
-            return send(b"ok", content_type=_TEXT)
-        lines = [f"[+]{name} ok" if fine else f"[-]{name} failed: reason withheld" for name, fine in results.items()]
-        lines.append(f"{which} check {'passed' if good else 'failed'}")
-        return send(("\n".join(lines) + "\n").encode(), 200 if good else 500, _TEXT)
+    async def _healthy(self, which: str, names: list[str], info: RequestInfo) -> web.Response:
+        name = "/".join(names)
+        if name and name not in self._health.names(which):
+            raise no_such_resource()
+        return await self._health.answer(which, name, info.query)
 
     def _index(self) -> list[str]:
         groups = {(item.group, item.version) for item in self._resources if item.group}
         paths = {"/api", "/api/v1", "/apis", "/healthz", "/livez", "/readyz", "/metrics", "/metrics/state",
                  "/openapi/v2", "/openapi/v3", "/version", "/cacerts", *self._fixed}
+        paths |= {f"/{which}/{name}" for which in _HEALTH for name in self._health.names(which)}
         paths |= {f"/apis/{group}" for group, _ in groups} | {f"/apis/{group}/{version}" for group, version in groups}
         return sorted(paths)
 

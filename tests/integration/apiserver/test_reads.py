@@ -11,6 +11,8 @@ import aiohttp
 import msgspec
 import pytest
 
+from master.apiserver import health
+from master.store.protocol import StoreError
 from tests.support.apiserver import Running
 
 NS = "/api/v1/namespaces/default"
@@ -287,10 +289,30 @@ async def test_openapi(api: Running) -> None:
     ("GET", "/api/v1/namespaces/default/nodes", 404), ("POST", "/api/v1/pods", 405), ("PUT", MAPS, 405),
     ("POST", MAPS + "/a", 405), ("GET", PODS + "/p/nothing", 404), ("DELETE", PODS + "/p/status", 405),
     ("OPTIONS", MAPS, 405), ("GET", PODS + "/p/exec", 404), ("GET", MAPS + "/a/b/c/d", 404), ("POST", "/healthz", 405),
-    ("GET", "/api/v1/namespaces/%ff/configmaps/%00", 404),
+    ("GET", "/api/v1/namespaces/%ff/configmaps/%00", 404), ("POST", "/nothing", 404), ("POST", "/apis/nothing", 404),
+    ("PUT", "/apis/apps/v9", 404), ("POST", "/api", 405), ("DELETE", "/apis/apps/v1", 405), ("POST", "/version", 405),
+    ("GET", "/readyz/nothing", 404), ("GET", "/readyz/store/nothing", 404), ("GET", "/livez/store", 404),
 ])
 async def test_paths_that_lead_nowhere(api: Running, method: str, path: str, code: int) -> None:
     await api.refused(code, method, path)
+
+
+async def test_a_store_that_does_not_answer_is_not_ready(api: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(_: str) -> None:
+        raise StoreError("disk I/O error")
+
+    async def silent(_: str) -> None:
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(health, "PATIENCE", 0.05)
+    for fault, words in ((broken, "disk I/O error"), (silent, "no answer within 0.05 s")):
+        monkeypatch.setattr(api.parts.registry.store, "get", fault)
+        answer = await api.request("GET", "/readyz")
+        assert (answer.code, answer.body.decode().splitlines()) == (500, [
+            "[+]ping ok", "[-]store failed: reason withheld", "[+]caches ok", "readyz check failed"])
+        alone = await api.request("GET", "/readyz/store")
+        assert (alone.code, alone.body.decode()) == (500, f"internal server error: {words}")
+        assert (await api.request("GET", "/livez")).code == 200
 
 
 async def test_health_and_version(api: Running) -> None:
@@ -298,6 +320,11 @@ async def test_health_and_version(api: Running) -> None:
     verbose = (await api.request("GET", "/readyz?verbose")).body.decode()
     assert "[+]caches ok\n" in verbose
     assert verbose.endswith("readyz check passed\n")
+    assert (await api.request("GET", "/readyz/store")).body == b"ok"
+    left_out = (await api.request("GET", "/readyz?verbose&exclude=store&exclude=x")).body.decode().splitlines()
+    assert left_out == ["[+]ping ok", "[+]store excluded: ok", "[+]caches ok",
+                        'warn: some health checks cannot be excluded: no matches for "x"', "readyz check passed"]
+    assert "/readyz/store" in (await api.ok("GET", "/"))["paths"]
     version = await api.ok("GET", "/version")
     assert (version["major"], version["minor"]) == ("1", "32")
     assert version["gitVersion"].startswith("v1.32.0+sampan-")
