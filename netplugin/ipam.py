@@ -35,6 +35,8 @@ class Lease:
     name: str = ""
     uid: str = ""
     host_ports: tuple[HostPort, ...] = ()
+    owner: str = ""
+    """Whose the sandbox is: "" for the agent's own, else the CNI network that another runtime asked for."""
 
 
 class Ipam:
@@ -54,7 +56,8 @@ class Ipam:
                         return lease
                     self._delete(lease)
             ip = next_free(subnet, {lease.ip for lease in leases}, self._cursor())
-            lease = Lease(ip, sandbox.id, sandbox.namespace, sandbox.name, sandbox.uid, tuple(sandbox.host_ports))
+            lease = Lease(ip, sandbox.id, sandbox.namespace, sandbox.name, sandbox.uid, tuple(sandbox.host_ports),
+                          sandbox.owner)
             self._write(lease)
             return lease
 
@@ -160,6 +163,7 @@ def _encode(lease: Lease) -> str:
     return json.dumps({
         "sandbox": lease.sandbox_id, "namespace": lease.namespace, "name": lease.name, "uid": lease.uid,
         "hostPorts": [[port.host_port, port.container_port, port.protocol, port.host_ip] for port in lease.host_ports],
+        **({"owner": lease.owner} if lease.owner else {}),
     }) + "\n"
 
 
@@ -167,6 +171,6 @@ def _decode(ip: IPv4Address, path: Path) -> Lease:
     try:
         data = json.loads(path.read_text())
         ports = tuple(HostPort(*port) for port in data["hostPorts"])
-        return Lease(ip, data["sandbox"], data["namespace"], data["name"], data["uid"], ports)
+        return Lease(ip, data["sandbox"], data["namespace"], data["name"], data["uid"], ports, data.get("owner", ""))
     except (ValueError, KeyError, TypeError) as error:
         raise NetworkError(f"{path} is no address file of version {VERSION}: {error}") from error

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
+import re
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 
 from netplugin.protocol import NetworkError
 
 _CLONE_NEWNET = 0x40000000
+_SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
 
 
 @contextlib.contextmanager
-def entered(pid: int) -> Iterator[None]:
-    """Have the calling thread in the network namespace of a process; only for threads of an adapter's own.
+def entered(where: str) -> Iterator[None]:
+    """Have the calling thread in the network namespace at that path; only for threads of an adapter's own.
 
     A thread that cannot go back would do everything after in the wrong namespace, so it ends the process instead.
     """
@@ -27,12 +31,12 @@ def entered(pid: int) -> Iterator[None]:
         raise NetworkError(f"own network namespace: {error}") from error
     try:
         try:
-            there = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            there = os.open(where, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise NetworkError(f"network namespace of process {pid}: {error}") from error
+            raise NetworkError(f"{called(where)}: {error.strerror}") from error
         try:
             if libc.setns(there, _CLONE_NEWNET) != 0:
-                raise NetworkError(f"network namespace of process {pid}: {os.strerror(ctypes.get_errno())}")
+                raise NetworkError(f"{called(where)}: {os.strerror(ctypes.get_errno())}")
         finally:
             os.close(there)
         try:
@@ -44,9 +48,29 @@ def entered(pid: int) -> Iterator[None]:
         os.close(home)
 
 
+def of_process(pid: int) -> str:
+    """The path of a process's network namespace."""
+    return f"/proc/{pid}/ns/net"
+
+
+def called(where: str) -> str:
+    """For messages: the namespace at that path."""
+    found = re.fullmatch("/proc/([0-9]+)/ns/net", where)
+    return f"network namespace of process {found[1]}" if found else f"network namespace {where}"
+
+
+def loopback_up(where: str) -> None:
+    """Bring up `lo` in the namespace at that path. Call it in a pool thread."""
+    with entered(where), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", _IFF_UP))
+        except OSError as error:
+            raise NetworkError(f"lo in {called(where)}: {error.strerror}") from error
+
+
 def open_socket(pid: int, family: int = socket.AF_INET, kind: int = socket.SOCK_STREAM) -> socket.socket:
     """A non-blocking socket that was made in the namespace of a process and stays there. Call it in a pool thread."""
-    with entered(pid):
+    with entered(of_process(pid)):
         sock = socket.socket(family, kind)
     sock.setblocking(False)
     return sock

@@ -88,13 +88,13 @@ class NodeNetwork:
         async with self._turn(sandbox.id):
             self._new[sandbox.id] = self._clock.monotonic()
             lease = await self._blocking(self._ipam.allocate, subnet, sandbox)
-            port = PortSpec(names.veth(sandbox.id), lease.ip)
+            port = PortSpec(names.veth(sandbox.id), lease.ip, sandbox.interface)
             try:
-                await self._blocking(links.connect, port, bridge, sandbox.pid)
+                await self._blocking(links.connect, port, bridge, sandbox.where)
             except NetworkError:
                 # The bridge may have just been taken away; a second failure is the caller's to see.
                 await self._repair_links()
-                await self._blocking(links.connect, port, bridge, sandbox.pid)
+                await self._blocking(links.connect, port, bridge, sandbox.where)
             if lease.host_ports:
                 await self._write_host_ports(lease)
             return self._attachment(lease)
@@ -119,7 +119,9 @@ class NodeNetwork:
         now = self._clock.monotonic()
         self._new = {sandbox: since for sandbox, since in self._new.items() if now - since < _NEW}
         keep = {*live, *self._new}
-        for lease in await self._blocking(self._ipam.leases):
+        leases = await self._blocking(self._ipam.leases)
+        keep |= {lease.sandbox_id for lease in leases if lease.owner}  # other runtimes see to theirs
+        for lease in leases:
             if lease.sandbox_id not in keep and lease.sandbox_id not in self._new:
                 log.info("releasing %s: sandbox %s of pod %s/%s is gone", lease.ip, lease.sandbox_id[:12],
                          lease.namespace, lease.name)
@@ -199,7 +201,8 @@ class NodeNetwork:
             await self._blocking(self._set_parameters)  # one of them belongs to the bridge
         for lease in leases:
             coming_or_going = self._turn(lease.sandbox_id).locked()
-            if names.veth(lease.sandbox_id) not in seen.ports and not coming_or_going and self._told:
+            lost = names.veth(lease.sandbox_id) not in seen.ports
+            if lost and not lease.owner and not coming_or_going and self._told:
                 self._told(lease.sandbox_id)
 
     def _set_parameters(self) -> None:

@@ -25,10 +25,11 @@ class BridgeSpec:
 
 @dataclass(frozen=True, slots=True)
 class PortSpec:
-    """The host's end of one sandbox's veth pair."""
+    """The host's end of one sandbox's veth pair; `inside` is what the other end is called."""
 
     name: str
     ip: IPv4Address
+    inside: str = names.POD_INTERFACE
 
 
 @dataclass(frozen=True, slots=True)

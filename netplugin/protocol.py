@@ -27,7 +27,11 @@ class HostPort:
 
 @dataclass(frozen=True, slots=True)
 class Sandbox:
-    """A pod's network namespace. `id` is the infra container's; `pid` a process in the namespace."""
+    """A pod's network namespace. `id` is the infra container's; `pid` a process in the namespace.
+
+    Of another runtime's container, which asks by CNI, `owner` says so; `netns` is the namespace's path then, and
+    `interface` what it wants its link to be called.
+    """
 
     id: str
     pid: int
@@ -35,6 +39,14 @@ class Sandbox:
     name: str
     uid: str
     host_ports: Sequence[HostPort] = ()
+    owner: str = ""
+    netns: str = ""
+    interface: str = "eth0"
+
+    @property
+    def where(self) -> str:
+        """The path of the namespace."""
+        return self.netns or f"/proc/{self.pid}/ns/net"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import socket
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Interface
@@ -16,7 +17,7 @@ from typing import Any
 from netplugin import names
 from netplugin.kernel import dump
 from netplugin.kernel.library import IPRoute, NetlinkError
-from netplugin.netns import entered
+from netplugin.netns import called, entered
 from netplugin.plan import (
     Action,
     AddAddress,
@@ -64,17 +65,17 @@ def default_mtu() -> int:
     return min((mtu for mtu in mtus if mtu), default=1500)
 
 
-def connect(port: PortSpec, bridge: BridgeSpec, pid: int) -> None:
-    """Join the namespace of a process to the bridge by a veth pair, or repair that; nothing where it is well."""
+def connect(port: PortSpec, bridge: BridgeSpec, where: str) -> None:
+    """Join the namespace at that path to the bridge by a veth pair, or repair that; nothing where it is well."""
     with netlink_socket(f"connect {port.ip}") as netlink:
         found = _link(netlink, port.name)
-        if found is not None and _inside_is_well(found, port, bridge, pid):
+        if found is not None and _inside_is_well(found, port, bridge, where):
             _join_bridge(netlink, port.name, bridge)
             return
         if found is not None:
             _delete(netlink, port.name)
-        _create_pair(netlink, port, bridge, pid)
-        _configure_inside(port, bridge, pid)
+        _create_pair(netlink, port, bridge, where)
+        _configure_inside(port, bridge, where)
         _set_hairpin(netlink, port.name)
 
 
@@ -145,33 +146,35 @@ def _apply(netlink: Any, action: Action) -> None:
             _delete(netlink, port)
 
 
-def _create_pair(netlink: Any, port: PortSpec, bridge: BridgeSpec, pid: int) -> None:
+def _create_pair(netlink: Any, port: PortSpec, bridge: BridgeSpec, where: str) -> None:
     """Both ends in one request, each where it belongs: there is no half of a pair to lose."""
+    try:
+        there = os.open(where, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise NetworkError(f"{called(where)}, which was to be connected: {error.strerror}") from error
     try:
         netlink.link("add", ifname=port.name, kind="veth", address=names.host_mac(port.ip), mtu=bridge.mtu,
                      master=_index(bridge.name), state="up",
-                     peer={"ifname": names.POD_INTERFACE, "address": names.pod_mac(port.ip), "mtu": bridge.mtu,
-                           "net_ns_pid": pid})
-    except NetlinkError as error:
-        if error.code == errno.ESRCH:
-            raise NetworkError(f"process {pid}, whose network namespace was to be connected, has ended") from error
-        raise
+                     peer={"ifname": port.inside, "address": names.pod_mac(port.ip), "mtu": bridge.mtu,
+                           "net_ns_fd": there})
+    finally:
+        os.close(there)
 
 
-def _configure_inside(port: PortSpec, bridge: BridgeSpec, pid: int) -> None:
-    with entered(pid), netlink_socket(f"set up {names.POD_INTERFACE} of {port.ip}") as inside:
+def _configure_inside(port: PortSpec, bridge: BridgeSpec, where: str) -> None:
+    with entered(where), netlink_socket(f"set up {port.inside} of {port.ip}") as inside:
         inside.link("set", index=1, state="up")  # loopback always is number 1
-        index = _index(names.POD_INTERFACE)
+        index = _index(port.inside)
         inside.addr("add", index=index, address=str(port.ip), prefixlen=bridge.address.network.prefixlen,
                     broadcast=str(bridge.address.network.broadcast_address))
         inside.link("set", index=index, state="up")
         inside.route("add", dst="default", gateway=str(bridge.address.ip), oif=index)
 
 
-def _inside_is_well(found: Any, port: PortSpec, bridge: BridgeSpec, pid: int) -> bool:
+def _inside_is_well(found: Any, port: PortSpec, bridge: BridgeSpec, where: str) -> bool:
     """Whether the host's end leads to that namespace's eth0, and that has its address and a way out."""
-    with entered(pid), netlink_socket(f"look at {names.POD_INTERFACE} of {port.ip}") as inside:
-        link = _link(inside, names.POD_INTERFACE)
+    with entered(where), netlink_socket(f"look at {port.inside} of {port.ip}") as inside:
+        link = _link(inside, port.inside)
         if link is None or link["index"] != found.get("link") or link.get("address") != names.pod_mac(port.ip):
             return False
         wanted = IPv4Interface((port.ip, bridge.address.network.prefixlen))

@@ -77,7 +77,7 @@ class Host:
 
 @contextlib.asynccontextmanager
 async def hosts(count: int, state_dir: Path, *, backend: str = "vxlan", cluster_cidr: str = "",
-                introduced: bool = True) -> AsyncIterator[list[Host]]:
+                introduced: bool = True, offload: bool = False) -> AsyncIterator[list[Host]]:
     """That many nodes, set up; `introduced`: each follows the others."""
     async with contextlib.AsyncExitStack() as stack:
         switch = stack.enter_context(process_with_network())
@@ -87,7 +87,8 @@ async def hosts(count: int, state_dir: Path, *, backend: str = "vxlan", cluster_
         for number in range(1, count + 1):
             pid = stack.enter_context(process_with_network())
             plug_in(switch, number, pid)
-            arguments = [str(state_dir / f"node-{number}"), f"192.0.2.{number}", backend, cluster_cidr]
+            arguments = [str(state_dir / f"node-{number}"), f"192.0.2.{number}", backend, cluster_cidr,
+                         "offload" if offload else ""]
             process = await stack.enter_async_context(_network_process(pid, arguments))
             host = Host(number, pid, switch, arguments, process, {})
             host.peer = await host.call("setup", cidr=host.cidr)

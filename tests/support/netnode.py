@@ -52,8 +52,9 @@ class Commands:
         await self._network.teardown()
 
 
-async def main(state_dir: str, node_ip: str, backend: str, cluster_cidr: str) -> None:
-    network = NodeNetwork(Path(state_dir), cluster_cidr=cluster_cidr, overlay=Settings(IPv4Address(node_ip), backend))
+async def main(state_dir: str, node_ip: str, backend: str, cluster_cidr: str, offload: str) -> None:
+    network = NodeNetwork(Path(state_dir), cluster_cidr=cluster_cidr,
+                          overlay=Settings(IPv4Address(node_ip), backend, checksum_offload=bool(offload)))
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     async with asyncio.TaskGroup() as group:
