@@ -136,6 +136,27 @@ def test_pods_run_on_the_workers(space: LabSpace) -> None:
         assert len(space.boxes(name)) == 1
 
 
+def test_the_machine_reaches_a_service_by_every_nodes_port(lab: LabHandle, space: LabSpace) -> None:
+    script = "mkdir /www; hostname > /www/index.html; exec httpd -f -p 8080 -h /www"
+    for number, node in enumerate(("node1", "node2")):
+        space.create(pod(f"web{number}", ["sh", "-c", script], labels={"app": "web"}, nodeName=node,
+                         terminationGracePeriodSeconds=0))
+    space.create({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"},
+                  "spec": {"type": "NodePort", "selector": {"app": "web"},
+                           "ports": [{"port": 80, "targetPort": 8080}]}})
+    space.ready("web0", "web1")
+    port = json.loads(space("get", "service", "web", "-o", "json"))["spec"]["ports"][0]["nodePort"]
+    for node in lab.nodes.values():
+        answers: set[bytes] = set()
+
+        def both(url: str = f"http://{node.ip}:{port}/", seen: set[bytes] = answers) -> bool:
+            with contextlib.suppress(OSError):  # the rules may take a moment
+                seen.add(fetch(url).strip())
+            return seen == {b"web0", b"web1"}
+
+        patience(f"both pods answer at {node.name}'s port", both, 60)
+
+
 def test_a_part_that_crashes_or_is_restarted_comes_back(lab: LabHandle) -> None:
     before = lab.node("node1").processes
     lab.restart("node1", "agent")
