@@ -128,7 +128,7 @@ class Agent:
                                   *((("node port", port.run),) if config.port else ())):
                     group.create_task(supervise(name, run, clock))
                 group.create_task(self._pods(manager, link, setup))
-                group.create_task(self._watchdog())
+                group.create_task(self._notifier.keep_alive(clock))
                 self._notifier.ready()
                 log.info("node %s is up", config.node_name)
         finally:
@@ -190,12 +190,6 @@ class Agent:
                 async with asyncio.timeout(NETWORK_PATIENCE):
                     await setup.ready.wait()
         await heartbeat.run()
-
-    async def _watchdog(self) -> None:
-        interval = self._notifier.watchdog_interval
-        while interval:
-            self._notifier.alive()
-            await self._clock.sleep(interval)
 
 
 def make_network(config: settings.Config, clock: Clock, address: str = "") -> NodeNetwork:

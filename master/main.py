@@ -147,6 +147,7 @@ class Master:
             running = [group.create_task(supervise(name, run, self._clock), name=name) for name, run in (
                 ("bootstrap", bootstrapper.run), ("certificates", renewal.run), *parts.runs.items(),
                 *components.runs.items())]
+            running.append(group.create_task(self._notifier.keep_alive(self._clock)))
             serving = group.create_task(server.run(), name="apiserver")
             await server.started.wait()
             self.server = server
@@ -177,6 +178,7 @@ class Master:
             components = load_components(self._config, client, self._clock, None)
             for name, run in components.runs.items():
                 group.create_task(supervise(name, run, self._clock), name=name)
+            group.create_task(self._notifier.keep_alive(self._clock))
             self._tell_ready()
 
     def _tell_ready(self) -> None:

@@ -6,6 +6,8 @@ import os
 import socket
 from collections.abc import Mapping, Sequence
 
+from sampan.loop.clock import Clock
+
 
 class Notifier:
     """Speaks the sd_notify protocol over the datagram socket named by NOTIFY_SOCKET."""
@@ -32,6 +34,12 @@ class Notifier:
     def alive(self) -> None:
         """A sign of life for the watchdog."""
         self._send("WATCHDOG=1")
+
+    async def keep_alive(self, clock: Clock) -> None:
+        """Say from within the event loop that it moves, as often as the watchdog wants; returns where there is none."""
+        while self.watchdog_interval:
+            self.alive()
+            await clock.sleep(self.watchdog_interval)
 
     def store(self, name: str, descriptors: Sequence[int]) -> None:
         """Have descriptors kept under a name for the next start (see sampan.loop.kept), until they are forgotten.
