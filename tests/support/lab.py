@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,7 +69,12 @@ class LabHandle:
         found: Json = json.loads(self.sampan("status", "-o", "json").stdout)
         return found
 
-    @property
+    @cached_property
+    def hosts(self) -> dict[str, LabNode]:
+        """The hosts by name, for what stays as it is: `processes` are those of the first time."""
+        return self.nodes
+
+    @cached_property
     def kubeconfig(self) -> Path:
         """The administrator's kubeconfig; it works from the machine itself."""
         return Path(self.status["kubeconfig"])
@@ -107,7 +113,7 @@ class LabHandle:
     def until_ready(self, *names: str, seconds: float = 90) -> None:
         """Wait until these nodes (else all) are Ready."""
         kubectl = self.kubectl()
-        wanted = set(names or self.nodes)
+        wanted = set(names or self.hosts)
         patience(f"{sorted(wanted)} Ready", lambda: wanted <= ready_nodes(kubectl), seconds, 0.3)
 
     # The hosts.
@@ -115,7 +121,7 @@ class LabHandle:
     def run(self, node: str, *command: str, timeout: float = 60, check: bool = True,
             stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         """Run a command on a host (its network, its DOCKER_HOST)."""
-        host = self.node(node)
+        host = self.hosts[node]
         done = subprocess.run([*host.enter, *command], capture_output=True, text=True, timeout=timeout, check=False,
                               input=stdin, env={**os.environ, "PATH": TOOLS, "DOCKER_HOST": host.docker_host})
         assert not check or done.returncode == 0, (
@@ -132,13 +138,13 @@ class LabHandle:
 
     def log(self, node: str, part: Part = "agent") -> str:
         """The log of a part so far."""
-        return (self.node(node).directories["log"] / f"{part}.log").read_text(errors="replace")
+        return (self.hosts[node].directories["log"] / f"{part}.log").read_text(errors="replace")
 
     def load_box(self, reference: str = IMAGE, **options: Any) -> str:
         """Import the test image (busybox, bash as sh) into every node's engine; options as `engine.import_image`."""
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda node: engine.import_image(engine_of(node), reference, **options),
-                          self.nodes.values()))
+                          self.hosts.values()))
         return reference
 
     # Trouble.
@@ -197,11 +203,11 @@ class _AnyNode:
 
     def docker(self, *arguments: str, check: bool = True) -> str:
         """Of every engine, one after the other."""
-        return "".join(self._lab.docker(name, *arguments, check=check) for name in self._lab.nodes)
+        return "".join(self._lab.docker(name, *arguments, check=check) for name in self._lab.hosts)
 
     def log(self, part: Literal["master", "agent"]) -> str:
         """The ends of all logs."""
-        names = [self._lab.status["nodes"][0]["name"]] if part == "master" else list(self._lab.nodes)
+        names = ["master"] if part == "master" else list(self._lab.hosts)
         return "".join(f"--- {name}\n{self._lab.log(name, part)[-3000:]}\n" for name in names)
 
 
@@ -236,7 +242,7 @@ def strays(lab: LabHandle, pods: Iterable[Json]) -> list[str]:
     of_node: dict[str, set[str]] = {}
     for pod in pods:
         of_node.setdefault(pod["spec"].get("nodeName", ""), set()).add(pod["metadata"]["uid"])
-    return [f"{node.name}: {what}" for node in lab.nodes.values()
+    return [f"{node.name}: {what}" for node in lab.hosts.values()
             for what in node_strays(lab, node, of_node.get(node.name, set()))]
 
 
