@@ -50,6 +50,7 @@ from agent.stats.probes import MeasuredProber
 from agent.stats.services import ProxyMetrics, dns
 from agent.volumes.host import HostVolumes
 from agent.volumes.mounts import HostMounter
+from agent.volumes.tokens import PodTokens
 from netplugin import netns
 from netplugin.network import NodeNetwork
 from netplugin.overlay import Settings as OverlaySettings
@@ -107,6 +108,7 @@ class Agent:
             await cgroups.setup(PodLimits(cpu_shares=shares(facts.cpus * 1000)))
             prober = MeasuredProber(HostProber(engine))
             rooms = self._rooms(engine, network, volumes, cgroups, link, facts, address, prober, metrics)
+            volumes.serve(PodTokens(link.authority, clock.now), rooms.node)
             manager = PodManager(rooms)
             services = proxy.Services(link.view, ProxyNode(config.node_name, address, config.pod_cidr), clock,
                                       config.proxy_healthz_address, observer=ProxyMetrics(metrics.registry))
@@ -124,6 +126,7 @@ class Agent:
                 group.create_task(link.run())
                 for name, run in (("heartbeat", partial(self._beat, heartbeat, link, setup)),
                                   ("pod network", network.run),
+                                  ("volumes", partial(volumes.keep_fresh, manager.pods, link.view, clock)),
                                   ("network setup", setup.run), ("Services", services.run), ("cluster DNS", names.run),
                                   *((("node port", port.run),) if config.port else ())):
                     group.create_task(supervise(name, run, clock))

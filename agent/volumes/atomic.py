@@ -20,10 +20,11 @@ DATA = "..data"
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """One file's content and permission bits."""
+    """One file's content, permission bits and, where it is not root's, the user it belongs to."""
 
     data: bytes
     mode: int
+    owner: int | None = None
 
 
 Payload = Mapping[str, File]
@@ -39,7 +40,7 @@ def valid_path(path: str) -> bool:
 def write(target: Path, payload: Payload, now: datetime, *, group: int | None = None) -> bool:
     """Make the directory `target` hold exactly `payload`; tells whether anything had to change.
 
-    `group` owns the files where given (fsGroup) and may read what their owner may.
+    `group` owns the files where given (fsGroup) and may read them.
     """
     if _current(target) == {path: file.data for path, file in payload.items()}:
         _tidy(target, payload)  # a crash may have come between the swap and this
@@ -73,8 +74,10 @@ def _write_file(path: Path, file: File, root: Path, group: int | None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
     path.write_bytes(file.data)
     mode = file.mode
+    if file.owner is not None:
+        os.chown(path, file.owner, -1)
     if group is not None:
-        mode |= (mode & 0o700) >> 3
+        mode |= 0o440
         for part in (path, *(parent for parent in path.parents if root in (parent, *parent.parents))):
             os.chown(part, -1, group)
     path.chmod(mode)

@@ -1,4 +1,4 @@
-"""The volumes of this host's pods: emptyDir (disk and memory), hostPath, configMap and secret.
+"""The volumes of this host's pods: emptyDir (disk and memory), hostPath, configMap, secret, downwardAPI, projected.
 
 Everything of a pod lies under ``<root>/pods/<uid>/volumes/<plugin>/<name>``, upstream's layout, so that what a pod
 has on the node can be found again from the disk alone.
@@ -10,25 +10,30 @@ import asyncio
 import logging
 import os
 import shutil
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from agent.link.protocol import ClusterView
+from agent.pods.environment import NodeFacts
 from agent.volumes import atomic, hostpath, payload, subpath
 from agent.volumes.mounts import Mounter, MountError
 from agent.volumes.protocol import PreparedVolume, VolumeError
+from agent.volumes.tokens import Key, PodTokens, TokenError
 from sampan.api import quantity
 from sampan.api.types import core_v1
+from sampan.loop.clock import Clock
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
 WORKERS = 4
+FRESHEN_SECONDS = 60.0
 
 
 class HostVolumes:
@@ -40,29 +45,77 @@ class HostVolumes:
         self._now = now
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="volumes")
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._tokens: PodTokens | None = None
+        self._node = NodeFacts("", "")
+
+    def serve(self, tokens: PodTokens, node: NodeFacts) -> None:
+        """What projected and downwardAPI volumes are filled from; made after this by those who run pods."""
+        self._tokens = tokens
+        self._node = node
 
     async def prepare(self, pod: core_v1.Pod, view: ClusterView) -> Mapping[str, PreparedVolume]:
         """All volumes of the pod, by name."""
         if not pod.spec.volumes:
             return {}
-        return await self._in_thread(lambda: {volume.name: self._prepare(pod, volume, view)
+        tokens: dict[Key, str] = {}
+        for volume in pod.spec.volumes:
+            tokens |= await self._get_tokens(pod, volume)
+        return await self._in_thread(lambda: {volume.name: self._prepare(pod, volume, view, tokens)
                                               for volume in pod.spec.volumes})
 
     async def refresh(self, pod: core_v1.Pod, view: ClusterView) -> None:
-        """Bring configMap and secret volumes up to date; one whose source is gone keeps what it has."""
+        """Bring what the cluster's objects fill up to date; a volume whose source is gone keeps what it has."""
         turn = self._turn(pod.metadata.uid)
         async with turn:
             if await self._in_thread((self._root / pod.metadata.uid).exists):  # else they were just taken down
                 await self._refresh(pod, view)
 
     async def _refresh(self, pod: core_v1.Pod, view: ClusterView) -> None:
-        volumes = [volume for volume in pod.spec.volumes if volume.config_map or volume.secret]
+        volumes = [volume for volume in pod.spec.volumes
+                   if volume.config_map or volume.secret or volume.projected or volume.downward_api]
         for volume in volumes:
             try:
-                await self._in_thread(lambda volume=volume: self._prepare(pod, volume, view))  # type: ignore[misc]
+                tokens = await self._get_tokens(pod, volume)
+                await self._in_thread(partial(self._prepare, pod, volume, view, tokens))
             except VolumeError as error:
                 log.info("pod %s/%s: volume %s keeps its old content: %s", pod.metadata.namespace, pod.metadata.name,
                          volume.name, error)
+
+    async def keep_fresh(self, pods: Callable[[], Sequence[core_v1.Pod]], view: ClusterView, clock: Clock) -> None:
+        """Look every minute which pods need new tokens, or a new word on their labels; until cancelled."""
+        while True:
+            await clock.sleep(FRESHEN_SECONDS)
+            for pod in pods():
+                due = self._tokens is not None and self._tokens.due(pod.metadata.uid)
+                if due or payload.tells_labels(pod):
+                    await self.refresh(pod, view)
+
+    async def _get_tokens(self, pod: core_v1.Pod, volume: core_v1.Volume) -> dict[Key, str]:
+        """The tokens that a projected volume holds, those that are there already included; VolumeError."""
+        found: dict[Key, str] = {}
+        for source in volume.projected.sources if volume.projected else ():
+            wanted = source.service_account_token
+            if wanted is None:
+                continue
+            if self._tokens is None:
+                raise VolumeError(volume.name, "failed to fetch token: there is no connection to the master")
+            key = volume.name, wanted.path
+            file = self._directory(pod, "projected", volume.name) / wanted.path
+            try:
+                found[key] = await self._tokens.get(pod, key, wanted, partial(self._read, file))
+            except TokenError as error:
+                raise VolumeError(volume.name, str(error)) from error
+        return found
+
+    async def _read(self, file: Path) -> bytes:
+        """A file's content, nothing where there is none."""
+        def read() -> bytes:
+            try:
+                return file.read_bytes()
+            except OSError:
+                return b""
+
+        return await self._in_thread(read)
 
     async def subpath(self, uid: str, place: str, volume: PreparedVolume, path: str) -> str:
         """Bound to ``volume-subpaths/<volume>/<container>/<number>`` in the pod's directory, upstream's layout."""
@@ -82,6 +135,8 @@ class HostVolumes:
         turn = self._turn(uid)
         async with turn:
             await self._in_thread(lambda: self._teardown(uid))
+            if self._tokens is not None:
+                self._tokens.forget(uid)
 
     async def known(self) -> Collection[str]:
         """UIDs with a directory here."""
@@ -99,7 +154,8 @@ class HostVolumes:
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
-    def _prepare(self, pod: core_v1.Pod, volume: core_v1.Volume, view: ClusterView) -> PreparedVolume:
+    def _prepare(self, pod: core_v1.Pod, volume: core_v1.Volume, view: ClusterView,
+                 tokens: Mapping[Key, str]) -> PreparedVolume:
         security = pod.spec.security_context
         group = security.fs_group if security else None
         try:
@@ -115,6 +171,14 @@ class HostVolumes:
             if volume.secret is not None:
                 files = payload.secret(volume, pod.metadata.namespace, view)
                 return self._files(pod, volume, "secret", files, group, memory=True)
+            if volume.downward_api is not None:
+                files = payload.downward(volume, pod, self._node)
+                return self._files(pod, volume, "downward-api", files, group)
+            if volume.projected is not None:
+                files = payload.projected(volume, pod, view, self._node, lambda path: tokens[volume.name, path])
+                # Tokens lie on the disk, where a reboot without the master finds them again; Secrets never do.
+                secret = any(source.secret for source in volume.projected.sources)
+                return self._files(pod, volume, "projected", files, group, memory=secret)
         except (OSError, MountError) as error:
             raise VolumeError(volume.name, str(error)) from error
         raise VolumeError(volume.name, f"volumes of type {_kind(volume)} are not supported by this version")

@@ -44,15 +44,15 @@ class NamespaceContentController(Controller[str]):
         namespace = self._namespaces.get(key)
         if namespace is None or namespace.metadata.deletion_timestamp is not None:
             return
-        try:
-            if self._accounts.get("default", key) is None:
-                await self.deps.client.create(SERVICEACCOUNTS, ServiceAccount(
-                    metadata=ObjectMeta(name="default", namespace=key)))
+        try:  # first, since pods that are admitted with the account want to mount it
+            await self._publish_ca(key)
         except ApiError as error:
             if not _settled(error):
                 raise
         try:
-            await self._publish_ca(key)
+            if self._accounts.get("default", key) is None:
+                await self.deps.client.create(SERVICEACCOUNTS, ServiceAccount(
+                    metadata=ObjectMeta(name="default", namespace=key)))
         except ApiError as error:
             if not _settled(error):
                 raise

@@ -27,9 +27,8 @@ _LOOKS = 10
 class ServiceAccounts(Plugin):
     """Sets the account, refuses one that is not there, and mounts its token."""
 
-    def __init__(self, registry: Registry, rng: random.Random, *, mounts: bool = False) -> None:
+    def __init__(self, registry: Registry, rng: random.Random) -> None:
         self._registry = registry
-        self._mounts = mounts
         self._rng = rng
 
     async def create(self, served: Served, obj: Tree, context: Context) -> None:
@@ -46,11 +45,21 @@ class ServiceAccounts(Plugin):
         if account is None:
             where = meta.get("namespace") or ""
             raise _refuse(obj, f'error looking up service account {where}/{name}: serviceaccount "{name}" not found')
-        if self._mounts and _wants_token(spec, account):
+        if _wants_token(spec, account):
             mount_token(spec, VOLUME_PREFIX + names.random_suffix(self._rng))
         secrets = account.get("imagePullSecrets")
         if secrets and not spec.get("imagePullSecrets"):
             spec["imagePullSecrets"] = [dict(secret) for secret in secrets]
+
+    async def update(self, served: Served, new: Tree, old: Tree, context: Context) -> None:
+        """Give a replaced pod the volume that it got at its creation: a manifest does not know of it."""
+        if served.resource.key != PODS.key or context.subresource:
+            return
+        spec = new.setdefault("spec", {})
+        present = {volume.get("name") for volume in spec.get("volumes") or ()}
+        for volume in (old.get("spec") or {}).get("volumes") or ():
+            if volume["name"].startswith(VOLUME_PREFIX) and volume["name"] not in present:
+                mount_token(spec, volume["name"])
 
     async def _account(self, namespace: str, name: str) -> Tree | None:
         cache = self._registry.of(SERVICEACCOUNTS).cache
