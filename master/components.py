@@ -83,6 +83,7 @@ def _add_scheduler(result: Components, client: Client, informers: InformerFactor
 
 def _add_controllers(result: Components, config: Config, client: Client, informers: InformerFactory, clock: Clock,
                      pki: ClusterPki | None) -> None:
+    from master.apiserver.accounts.signing import SigningKey  # noqa: PLC0415 - only with the cluster's keys
     from master.controllers.dns import DnsOptions  # noqa: PLC0415 - only if wanted
     from master.controllers.manager import ControllerManager, ControllerOptions  # noqa: PLC0415 - only if wanted
 
@@ -91,7 +92,8 @@ def _add_controllers(result: Components, config: Config, client: Client, informe
     result.measures.append(queues.collect)
     options = ControllerOptions(dns=dns, cluster_cidr=config.pod_cidr, node_prefix=config.node_cidr_mask_size,
                                 ca_bundle=pki.path("ca.crt").read_text() if pki else "",
-                                signer=pki.authority() if pki else None, queues=queues.watch)
+                                signer=pki.authority() if pki else None,
+                                token_maker=SigningKey.ensure(config.pki_dir) if pki else None, queues=queues.watch)
     result.runs["controllers"] = ControllerManager(client, clock, options, informers=informers).run
 
 

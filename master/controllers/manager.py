@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+from master.controllers.account_tokens import AccountTokenController, TokenMaker
 from master.controllers.base import Controller, Counters, Deps
 from master.controllers.csr import LONGEST, CsrController, Signer
 from master.controllers.deployment import DeploymentController
@@ -23,6 +24,7 @@ from master.controllers.node import NodeLifecycleController, NodeRangeController
 from master.controllers.node_plan import GRACE
 from master.controllers.pod_cleanup import PodGarbageCollector, TaintEvictionController
 from master.controllers.replicaset import ReplicaSetController
+from master.controllers.role_aggregation import RoleAggregationController
 from master.controllers.tokens import TokenCleaner
 from sampan.client.events import EventRecorder
 from sampan.client.informer import InformerFactory
@@ -48,6 +50,8 @@ class ControllerOptions:
     signer: Signer | None = None
     """Signs nodes' and users' certificates; without one nobody does."""
     certificate_lifetime: timedelta = LONGEST
+    token_maker: TokenMaker | None = None
+    """Signs the tokens in Secrets of ServiceAccounts; without one they stay empty."""
     node_grace: float = GRACE
     """Seconds without a sign of life after which a node is lost."""
     leader_election: bool = False
@@ -108,6 +112,9 @@ class ControllerManager:
         yield PodGarbageCollector(deps)
         yield TaintEvictionController(deps)
         yield TokenCleaner(deps)
+        yield RoleAggregationController(deps)
+        if options.token_maker is not None:
+            yield AccountTokenController(deps, options.token_maker, options.ca_bundle)
         if options.signer is not None:
             yield CsrController(deps, options.signer, longest=options.certificate_lifetime)
         yield GarbageCollector(deps)  # last: it takes along the informers that the others have

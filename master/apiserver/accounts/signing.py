@@ -16,7 +16,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from master.apiserver.accounts.claims import BadClaims
+from master.apiserver.accounts.claims import BadClaims, Claims, Ref
 from sampan.pki.ca import CertificateError
 from sampan.pki.files import write_atomically
 
@@ -70,6 +70,10 @@ class SigningKey:
     def sign(self, claims: Tree) -> str:
         """A token."""
         return jwt.encode(claims, self._private, algorithm=ALGORITHM, headers={"kid": self.id, "typ": None})
+
+    def legacy_token(self, namespace: str, account: str, uid: str, secret: str) -> str:
+        """The token that belongs into a Secret, without an end."""
+        return self.sign(Claims(namespace, Ref(account, uid), secret=Ref(secret, ""), legacy=True).legacy_tree())
 
     def verify(self, token: str) -> Tree:
         """The claims of a token that this key signed; BadClaims for any other. The claims are not looked at."""
