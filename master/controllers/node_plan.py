@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import Enum
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
@@ -161,7 +161,10 @@ class Eviction:
 
 
 def eviction(pod: Pod, taints: Sequence[Taint], now: datetime) -> Eviction:
-    """Every NoExecute taint must be tolerated; the shortest tolerationSeconds counts from when its taint came."""
+    """Every NoExecute taint must be tolerated; the shortest tolerationSeconds of each counts.
+
+    From when the taint came, or from when the pod came to the node, where the taint was there before.
+    """
     due: list[datetime] = []
     for taint in taints:
         if taint.effect != "NoExecute":
@@ -171,9 +174,16 @@ def eviction(pod: Pod, taints: Sequence[Taint], now: datetime) -> Eviction:
             return Eviction(now)
         seconds = [item.toleration_seconds for item in matching if item.toleration_seconds is not None]
         if seconds:
-            since = (taint.time_added or Time.of(now)).timestamp()
+            since = max((taint.time_added or Time.of(now)).timestamp(), _bound_at(pod))
             due.append(datetime.fromtimestamp(since + max(0, min(seconds)), tz=now.tzinfo))
     return Eviction(min(due)) if due else Eviction()
+
+
+def _bound_at(pod: Pod) -> float:
+    """When the pod came to its node, in seconds since 1970; 0 where nobody noted it."""
+    scheduled = find(pod.status.conditions, "PodScheduled")
+    at = scheduled.last_transition_time if scheduled is not None and scheduled.status == "True" else None
+    return (at or pod.metadata.creation_timestamp or datetime.fromtimestamp(0, tz=UTC)).timestamp()
 
 
 def allocate(cluster: IPv4Network | IPv6Network, prefix: int, taken: Mapping[str, str]) -> str | None:

@@ -12,7 +12,7 @@ from master.controllers.pods import is_terminal, is_true, replaced
 from sampan.api.errors import ApiError
 from sampan.api.resources import NODES, PODS
 from sampan.api.times import Time
-from sampan.api.types.core_v1 import Node, Pod, PodCondition
+from sampan.api.types.core_v1 import Node, Pod, PodCondition, Taint
 from sampan.client.informer import Informer, either, key_of
 from sampan.client.protocol import DeleteOptions
 
@@ -140,13 +140,27 @@ class TaintEvictionController(Controller[Key]):
         self._nodes, self._pods = deps.informers.get(NODES), deps.informers.get(PODS)
         self._pods.add_indexer("node", lambda pod: [pod.spec.node_name] if pod.spec.node_name else [])
         self._waiting: set[Key] = set()
+        self._seen: dict[str, dict[tuple[str, str | None], Time]] = {}
         self._nodes.add_handler(self._node_changed)
         self._pods.add_handler(self._pod_changed)
 
     def _node_changed(self, old: Node | None, new: Node | None) -> None:
+        self._note_taints(either(old, new).metadata.name, _no_execute(new))
         if new is not None and _no_execute(old) != _no_execute(new):
             for pod in self._pods.by_index("node", new.metadata.name):
                 self.queue.add(key_of(pod))
+
+    def _note_taints(self, node: str, taints: list[tuple[str, str | None]]) -> None:
+        """Remember since when each taint is known: kubectl's have no time."""
+        known, now = self._seen.pop(node, {}), Time.of(self.deps.clock.now())
+        if taints:
+            self._seen[node] = {taint: known.get(taint, now) for taint in taints}
+
+    def _taints(self, node: Node) -> list[Taint]:
+        """The node's taints, each with the time when it came."""
+        known = self._seen.get(node.metadata.name, {})
+        return [taint if taint.time_added else replace(taint, time_added=known.get((taint.key, taint.value)))
+                for taint in node.spec.taints]
 
     def _pod_changed(self, old: Pod | None, new: Pod | None) -> None:
         if new is None:
@@ -163,7 +177,7 @@ class TaintEvictionController(Controller[Key]):
         if pod is None or node is None or pod.metadata.deletion_timestamp is not None:
             self._waiting.discard(key)
             return
-        due = plans.eviction(pod, node.spec.taints, self.deps.clock.now()).at
+        due = plans.eviction(pod, self._taints(node), self.deps.clock.now()).at
         if due is None:
             if key in self._waiting:
                 self._waiting.discard(key)

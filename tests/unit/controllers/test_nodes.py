@@ -18,7 +18,15 @@ from master.controllers.pods import find, is_ready
 from sampan.api.resources import LEASES, NODES, PODS
 from sampan.api.times import MicroTime, Time
 from sampan.api.types.coordination_v1 import Lease, LeaseSpec
-from sampan.api.types.core_v1 import Node, NodeCondition, NodeSpec, NodeStatus, Taint, Toleration
+from sampan.api.types.core_v1 import (
+    Node,
+    NodeCondition,
+    NodeSpec,
+    NodeStatus,
+    PodCondition,
+    Taint,
+    Toleration,
+)
 from sampan.api.types.meta_v1 import ObjectMeta
 from sampan.client.protocol import Patch
 from sampan.loop.clock import FakeClock
@@ -131,6 +139,12 @@ def test_eviction_times() -> None:
     assert due(forever, taints=(lost,)) is None
     assert due(patient, taints=(lost, taint("other", "NoExecute"))) == NOW
     assert due(replace(patient, toleration_seconds=10), taints=(lost,)) == NOW - timedelta(seconds=90)
+    late = pod("p", node="n1", creation_timestamp=Time.of(NOW - timedelta(seconds=20)))
+    late = replace(late, spec=replace(late.spec, tolerations=[patient]))
+    assert plans.eviction(late, (lost,), NOW).at == NOW + timedelta(seconds=280), "it came after the taint"
+    bound = PodCondition(type="PodScheduled", status="True", last_transition_time=Time.of(NOW))
+    late = replace(late, status=replace(late.status, conditions=[bound]))
+    assert plans.eviction(late, (lost,), NOW).at == NOW + timedelta(seconds=300)
 
 
 @given(st.integers(0, 20), st.sets(st.integers(0, 15)))
@@ -276,6 +290,22 @@ async def test_pods_that_nobody_will_end_are_removed() -> None:
         await world.settle()
         assert sorted(item.metadata.name for item in await world.pods()) == [
             "ended-0", "ended-2", "ok", "on-back", "on-lost", "stays"]
+
+
+async def test_a_taint_without_a_time_counts_from_when_it_was_seen() -> None:
+    world = World()
+    world.client.put(node())
+    patient = pod("patient", node="n1")
+    world.client.put(replace(patient, spec=replace(patient.spec, tolerations=[
+        Toleration(operator="Exists", toleration_seconds=60)])))
+    async with world.running(TaintEvictionController):
+        await world.settle()
+        world.client.put(node(taints=(taint("x", "NoExecute"),)))
+        for passed, going in ((0, False), (59, False), (2, True)):
+            await world.clock.advance(passed)
+            world.controllers[0].queue.add(("default", "patient"))
+            await world.clock.settle(100)
+            assert bool((await world.pods())[0].metadata.deletion_timestamp) is going
 
 
 async def test_taints_evict() -> None:
