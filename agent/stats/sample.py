@@ -136,10 +136,10 @@ def parse_traffic(text: str) -> list[Traffic]:
     """Read the table: eight columns for what came in, eight for what went out."""
     found = []
     for line in text.splitlines():
-        name, colon, rest = line.partition(":")
-        numbers = [int(word) for word in rest.split()] if colon else []
-        if len(numbers) >= 12 and name.strip() != "lo":
-            found.append(Traffic(name.strip(), *numbers[:4], *numbers[8:12]))
+        name, _, rest = line.partition(":")
+        words = rest.split()
+        if len(words) >= 12 and all(word.isdigit() for word in words) and name.strip() != "lo":
+            found.append(Traffic(name.strip(), *map(int, words[:4]), *map(int, words[8:12])))
     return found
 
 
