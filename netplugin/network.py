@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from ipaddress import IPv4Interface, IPv4Network
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 from weakref import WeakValueDictionary
 
-from netplugin import names, netns, rules
+from netplugin import description, names
 from netplugin.crossing import Crossing
+from netplugin.description import Description
 from netplugin.ipam import Ipam, Lease
 from netplugin.keeper import Keeper
 from netplugin.kernel import conntrack, links
-from netplugin.kernel.firewall import Firewall
 from netplugin.kernel.monitor import disturbances, rule_changes
-from netplugin.overlay import Settings, cluster_networks
-from netplugin.plan import BridgeSpec, Connect, CreateBridge, DeletePort, PortSpec, plan
+from netplugin.local import LocalLinks
+from netplugin.overlay import Settings
+from netplugin.plan import BridgeSpec, PortSpec
+from netplugin.pod_rules import PodRules
 from netplugin.protocol import Attachment, NetworkError, Peer, Sandbox
 from sampan.loop.clock import Clock, SystemClock
 
@@ -46,37 +47,38 @@ class NodeNetwork:
         `overlay`: how other nodes' pods are reached; None: not at all. `mtu` 0: what the underlay leaves.
         `resync`: seconds between looks at firewall rules, since not every iptables has the kernel tell of changes.
         """
+        self._state_dir = state_dir
         self._ipam = Ipam(state_dir)
-        self._cluster_cidr = cluster_cidr
         self._crossing = Crossing(overlay)
-        self._bridge_name = bridge
+        self._rules = PodRules(cluster_cidr, self._leases)
+        self._links = LocalLinks(bridge)
         self._mtu = mtu
         self._resync = resync
         self._clock = clock or SystemClock()
-        self._firewall = Firewall()
-        self._rules_lock = asyncio.Lock()
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._pool = ThreadPoolExecutor(4, "network")
         self._pod_cidr: IPv4Network | None = None
-        self._bridge: BridgeSpec | None = None
         self._is_set_up = False
         self._new: dict[str, float] = {}
         self._told: Callable[[str], None] | None = None
 
     async def setup(self, pod_cidr: str) -> None:
         """Bridge, kernel parameters and rules; pods that are attached already stay so."""
-        self._pod_cidr = IPv4Network(pod_cidr)
-        await self._repair(self._pod_cidr)
-        async with self._rules_lock:
-            await self._firewall.apply(await self._chains())
+        subnet = self._pod_cidr = IPv4Network(pod_cidr)
+        self._rules.know(subnet, self._crossing.subnets, self._crossing.device)
+        await self._repair(subnet)
+        await self._rules.apply()
+        await self._blocking(self._describe, subnet)
         self._is_set_up = True
 
     async def follow(self, peers: Collection[Peer]) -> None:
         """Also those networks that pods reach under their own addresses are the nodes' own."""
         self._crossing.follow(peers)
         if self._pod_cidr is not None and self._is_set_up:  # else setup does it
-            await self._write_rules()
+            self._rules.know(self._pod_cidr, self._crossing.subnets, self._crossing.device)
+            await self._rules.update()
             await self._crossing.repair(self._pod_cidr, self._blocking)
+            await self._blocking(self._describe, self._pod_cidr)
 
     def announcement(self) -> Peer | None:
         """Once the node has its CIDR."""
@@ -93,7 +95,7 @@ class NodeNetwork:
                 await self._blocking(links.connect, port, bridge, sandbox.where)
             except NetworkError:
                 # The bridge may have just been taken away; a second failure is the caller's to see.
-                await self._repair_links()
+                await self._blocking(self._links.repair, await self._leases())
                 await self._blocking(links.connect, port, bridge, sandbox.where)
             if lease.host_ports:
                 await self._write_host_ports(lease)
@@ -112,23 +114,22 @@ class NodeNetwork:
     async def attachment(self, sandbox_id: str) -> Attachment | None:
         """None for a sandbox that has no address."""
         lease = await self._lease(sandbox_id)
-        return self._attachment(lease) if lease is not None and self._bridge is not None else None
+        return self._attachment(lease) if lease is not None and self._is_set_up else None
 
     async def reconcile(self, live: Collection[str]) -> None:
         """What was attached within the last minute is left alone: the caller's list may be older."""
         now = self._clock.monotonic()
         self._new = {sandbox: since for sandbox, since in self._new.items() if now - since < _NEW}
         keep = {*live, *self._new}
-        leases = await self._blocking(self._ipam.leases)
+        leases = await self._leases()
         keep |= {lease.sandbox_id for lease in leases if lease.owner}  # other runtimes see to theirs
         for lease in leases:
             if lease.sandbox_id not in keep and lease.sandbox_id not in self._new:
                 log.info("releasing %s: sandbox %s of pod %s/%s is gone", lease.ip, lease.sandbox_id[:12],
                          lease.namespace, lease.name)
                 await self.detach(lease.sandbox_id)
-        seen = await self._blocking(links.observe, self._bridge_name)
-        wanted = {names.veth(sandbox_id) for sandbox_id in keep | set(self._new)}
-        for stale in sorted(seen.ports.keys() - wanted):
+        ports = await self._blocking(self._links.ports)
+        for stale in sorted(ports - {names.veth(sandbox_id) for sandbox_id in keep | set(self._new)}):
             await self._blocking(links.delete, stale)
         await self.heal()
 
@@ -138,16 +139,11 @@ class NodeNetwork:
 
     async def teardown(self) -> None:
         """Leave nothing behind."""
-        async with self._rules_lock:
-            await self._firewall.remove(await self._chains())
+        await self._rules.remove()
+        await self._blocking(description.remove, self._state_dir)
         await self._blocking(self._crossing.teardown)
-        await self._blocking(links.teardown, self._bridge_name)
+        await self._blocking(self._links.teardown)
         await self._blocking(self._ipam.clear)
-
-    async def open_socket(self, pid: int, family: int = socket.AF_INET,
-                          kind: int = socket.SOCK_STREAM) -> socket.socket:
-        """A non-blocking socket in the network namespace of a process; the caller closes it."""
-        return await self._blocking(netns.open_socket, pid, family, kind)
 
     async def heal(self) -> None:
         """Put back what others took away: bridge, ports, overlay, jumps, chains, parameters."""
@@ -176,73 +172,43 @@ class NodeNetwork:
 
     async def _heal_rules(self) -> None:
         if self._is_set_up:
-            await self._blocking(self._set_parameters)
-            async with self._rules_lock:
-                await self._firewall.check(await self._chains())
+            await self._blocking(self._links.set_parameters)
+            await self._rules.check()
 
     async def _repair(self, subnet: IPv4Network) -> None:
         mtu = await self._blocking(self._crossing.measure)
-        gateway = IPv4Interface((subnet.network_address + 1, subnet.prefixlen))
-        self._bridge = BridgeSpec(self._bridge_name, gateway, self._mtu or mtu)
-        await self._blocking(self._set_parameters)
-        await self._repair_links()
+        self._links.configure(subnet, self._mtu or mtu)
+        for lease in await self._blocking(self._links.repair, await self._leases()):
+            coming_or_going = self._turn(lease.sandbox_id).locked()
+            if self._told and not lease.owner and not coming_or_going:
+                self._told(lease.sandbox_id)
         await self._crossing.repair(subnet, self._blocking)
 
-    async def _repair_links(self) -> None:
-        bridge, _ = self._ready()
-        leases = await self._blocking(self._ipam.leases)
-        ports = {names.veth(lease.sandbox_id): PortSpec(names.veth(lease.sandbox_id), lease.ip) for lease in leases}
-        seen = await self._blocking(links.observe, bridge.name)
-        actions = plan(bridge, ports, seen, delete_others=False)
-        if any(isinstance(action, CreateBridge | DeletePort | Connect) for action in actions):
-            log.info("repairing the pod network: %s", ", ".join(type(action).__name__ for action in actions))
-        await self._blocking(links.apply, actions)
-        if any(isinstance(action, CreateBridge) for action in actions):
-            await self._blocking(self._set_parameters)  # one of them belongs to the bridge
-        for lease in leases:
-            coming_or_going = self._turn(lease.sandbox_id).locked()
-            lost = names.veth(lease.sandbox_id) not in seen.ports
-            if lost and not lease.owner and not coming_or_going and self._told:
-                self._told(lease.sandbox_id)
-
-    def _set_parameters(self) -> None:
-        links.write_sysctl("net.ipv4.ip_forward", "1")
-        # Bridged packets between pods must pass the rules too: a Service's answer comes from a neighbour.
-        links.write_sysctl("net.bridge.bridge-nf-call-iptables", "1", missing_ok=True)
-        # 127.0.0.1:hostPort on the node is sent to a pod; rules.INPUT closes what this opens.
-        links.write_sysctl(f"net.ipv4.conf.{self._bridge_name}.route_localnet", "1", missing_ok=True)
-
-    async def _write_rules(self) -> None:
-        async with self._rules_lock:
-            await self._firewall.update(await self._chains())
-
     async def _write_host_ports(self, lease: Lease) -> None:
-        await self._write_rules()
+        await self._rules.update()
         ports = [port.host_port for port in lease.host_ports if port.protocol == "UDP"]
         if ports:
             # A flow that began before or under the last owner would be sent where it was sent then.
             await self._blocking(conntrack.forget_udp, ports)
 
-    async def _chains(self) -> list[rules.Chain]:
-        subnet = self._pod_cidr or IPv4Network("0.0.0.0/32")
-        leases = [lease for lease in await self._blocking(self._ipam.leases) if lease.host_ports]
-        cluster = cluster_networks(self._cluster_cidr, subnet, self._crossing.subnets)
-        backend = await self._firewall.backend()
-        return rules.chains(rules.Firewall(subnet, cluster, tuple(leases), self._crossing.device,
-                                           backend.random_fully))
+    def _describe(self, subnet: IPv4Network) -> None:
+        description.write(self._state_dir, Description(subnet, self._rules.cluster, self._crossing.device,
+                                                       self._links.bridge.mtu))
+
+    async def _leases(self) -> Sequence[Lease]:
+        return await self._blocking(self._ipam.leases)
 
     async def _lease(self, sandbox_id: str) -> Lease | None:
-        leases = await self._blocking(self._ipam.leases)
-        return next((lease for lease in leases if lease.sandbox_id == sandbox_id), None)
+        return next((lease for lease in await self._leases() if lease.sandbox_id == sandbox_id), None)
 
     def _attachment(self, lease: Lease) -> Attachment:
-        bridge, _ = self._ready()
-        return Attachment(str(lease.ip), str(bridge.address.ip), names.veth(lease.sandbox_id), names.pod_mac(lease.ip))
+        gateway = str(self._links.bridge.address.ip)
+        return Attachment(str(lease.ip), gateway, names.veth(lease.sandbox_id), names.pod_mac(lease.ip))
 
     def _ready(self) -> tuple[BridgeSpec, IPv4Network]:
-        if self._bridge is None or self._pod_cidr is None:
+        if self._pod_cidr is None:
             raise NetworkError("the node has no pod CIDR yet")
-        return self._bridge, self._pod_cidr
+        return self._links.bridge, self._pod_cidr
 
     def _turn(self, sandbox_id: str) -> asyncio.Lock:
         return self._turns.setdefault(sandbox_id, asyncio.Lock())

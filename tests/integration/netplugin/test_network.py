@@ -16,6 +16,7 @@ import pytest
 from netplugin import names
 from netplugin.ipam import Lease
 from netplugin.kernel import dump
+from netplugin.netns import open_socket
 from netplugin.network import NodeNetwork
 from netplugin.protocol import AddressesExhausted, HostPort, NetworkError, Sandbox
 from tests.support.netns import ip, private_network, process_with_network, reaches, run
@@ -73,7 +74,7 @@ async def serving(network: NodeNetwork, pid: int, port: int, answer: bytes) -> A
         await writer.drain()
         writer.close()
 
-    listening = await network.open_socket(pid)
+    listening = await asyncio.to_thread(open_socket, pid)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.bind(("0.0.0.0", port))
     server = await asyncio.start_server(serve, sock=listening)
@@ -82,7 +83,7 @@ async def serving(network: NodeNetwork, pid: int, port: int, answer: bytes) -> A
 
 
 async def fetch(network: NodeNetwork, pid: int, address: str, port: int) -> bytes:
-    sock = await network.open_socket(pid)
+    sock = await asyncio.to_thread(open_socket, pid)
     async with asyncio.timeout(10):
         try:
             await asyncio.get_running_loop().sock_connect(sock, (address, port))
@@ -165,12 +166,12 @@ async def test_host_ports(network: NodeNetwork, pids: list[int], outside: int) -
 async def test_udp_host_port_forgets_old_flows(network: NodeNetwork, pids: list[int], outside: int) -> None:
     """A client that sends from one port goes on to the next owner of the host port."""
     loop = asyncio.get_running_loop()
-    client = await network.open_socket(outside, kind=socket.SOCK_DGRAM)
+    client = await asyncio.to_thread(open_socket, outside, kind=socket.SOCK_DGRAM)
     client.connect(("192.0.2.1", 5300))
     for number, pid in enumerate(pids, 1):
         pod = sandbox(number, pid, HostPort(5300, 53, "UDP"))
         await network.attach(pod)
-        server = await network.open_socket(pid, kind=socket.SOCK_DGRAM)
+        server = await asyncio.to_thread(open_socket, pid, kind=socket.SOCK_DGRAM)
         server.bind(("0.0.0.0", 53))
         await loop.sock_sendall(client, b"question")
         async with asyncio.timeout(5):
