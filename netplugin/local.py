@@ -29,6 +29,11 @@ class LocalLinks:
             raise NetworkError("the node has no pod CIDR yet")
         return self._bridge
 
+    @property
+    def subnet(self) -> IPv4Network:
+        """The node's pod CIDR; NetworkError before `configure`."""
+        return self.bridge.address.network
+
     def configure(self, subnet: IPv4Network, mtu: int) -> None:
         """What the bridge is to be like; its address is the first of the subnet that a host may have."""
         self._bridge = BridgeSpec(self._name, IPv4Interface((subnet.network_address + 1, subnet.prefixlen)), mtu)

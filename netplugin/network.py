@@ -20,7 +20,7 @@ from netplugin.kernel import conntrack, links
 from netplugin.kernel.monitor import disturbances, rule_changes
 from netplugin.local import LocalLinks
 from netplugin.overlay import Settings
-from netplugin.plan import BridgeSpec, PortSpec
+from netplugin.plan import PortSpec
 from netplugin.pod_rules import PodRules
 from netplugin.protocol import Attachment, NetworkError, Peer, Sandbox
 from sampan.loop.clock import Clock, SystemClock
@@ -40,11 +40,11 @@ class NodeNetwork:
     """The pod network of the network namespace that this process is in."""
 
     def __init__(self, state_dir: Path = Path("/run/sampan/ipam"), *, cluster_cidr: str = "",
-                 overlay: Settings | None = None, bridge: str = names.BRIDGE, mtu: int = 0,
-                 resync: float = 30.0, clock: Clock | None = None) -> None:
+                 overlay: Settings | None = None, bridge: str = names.BRIDGE, resync: float = 30.0,
+                 clock: Clock | None = None) -> None:
         """`cluster_cidr`: what pods reach without masquerade, beside the CIDRs of all nodes that are known.
 
-        `overlay`: how other nodes' pods are reached; None: not at all. `mtu` 0: what the underlay leaves.
+        `overlay`: how other nodes' pods are reached; None: not at all.
         `resync`: seconds between looks at firewall rules, since not every iptables has the kernel tell of changes.
         """
         self._state_dir = state_dir
@@ -52,44 +52,42 @@ class NodeNetwork:
         self._crossing = Crossing(overlay)
         self._rules = PodRules(cluster_cidr, self._leases)
         self._links = LocalLinks(bridge)
-        self._mtu = mtu
         self._resync = resync
         self._clock = clock or SystemClock()
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._pool = ThreadPoolExecutor(4, "network")
-        self._pod_cidr: IPv4Network | None = None
         self._is_set_up = False
         self._new: dict[str, float] = {}
         self._told: Callable[[str], None] | None = None
 
     async def setup(self, pod_cidr: str) -> None:
         """Bridge, kernel parameters and rules; pods that are attached already stay so."""
-        subnet = self._pod_cidr = IPv4Network(pod_cidr)
+        subnet = IPv4Network(pod_cidr)
         self._rules.know(subnet, self._crossing.subnets, self._crossing.device)
         await self._repair(subnet)
         await self._rules.apply()
-        await self._blocking(self._describe, subnet)
+        await self._blocking(self._describe)
         self._is_set_up = True
 
     async def follow(self, peers: Collection[Peer]) -> None:
         """Also those networks that pods reach under their own addresses are the nodes' own."""
         self._crossing.follow(peers)
-        if self._pod_cidr is not None and self._is_set_up:  # else setup does it
-            self._rules.know(self._pod_cidr, self._crossing.subnets, self._crossing.device)
+        if self._is_set_up:  # else setup does it
+            self._rules.know(self._links.subnet, self._crossing.subnets, self._crossing.device)
             await self._rules.update()
-            await self._crossing.repair(self._pod_cidr, self._blocking)
-            await self._blocking(self._describe, self._pod_cidr)
+            await self._crossing.repair(self._links.subnet, self._blocking)
+            await self._blocking(self._describe)
 
     def announcement(self) -> Peer | None:
         """Once the node has its CIDR."""
-        return self._crossing.announcement(self._pod_cidr) if self._pod_cidr is not None else None
+        return self._crossing.announcement(self._links.subnet) if self._is_set_up else None
 
     async def attach(self, sandbox: Sandbox) -> Attachment:
         """Repeated for a sandbox that has its address, this repairs what is broken."""
-        bridge, subnet = self._ready()
+        bridge = self._links.bridge
         async with self._turn(sandbox.id):
             self._new[sandbox.id] = self._clock.monotonic()
-            lease = await self._blocking(self._ipam.allocate, subnet, sandbox)
+            lease = await self._blocking(self._ipam.allocate, self._links.subnet, sandbox)
             port = PortSpec(names.veth(sandbox.id), lease.ip, sandbox.interface)
             try:
                 await self._blocking(links.connect, port, bridge, sandbox.where)
@@ -167,8 +165,8 @@ class NodeNetwork:
         return disturbances(lambda: self._crossing.concern)
 
     async def _heal_links(self) -> None:
-        if self._pod_cidr is not None and self._is_set_up:
-            await self._repair(self._pod_cidr)
+        if self._is_set_up:
+            await self._repair(self._links.subnet)
 
     async def _heal_rules(self) -> None:
         if self._is_set_up:
@@ -176,8 +174,7 @@ class NodeNetwork:
             await self._rules.check()
 
     async def _repair(self, subnet: IPv4Network) -> None:
-        mtu = await self._blocking(self._crossing.measure)
-        self._links.configure(subnet, self._mtu or mtu)
+        self._links.configure(subnet, await self._blocking(self._crossing.measure))
         for lease in await self._blocking(self._links.repair, await self._leases()):
             coming_or_going = self._turn(lease.sandbox_id).locked()
             if self._told and not lease.owner and not coming_or_going:
@@ -191,8 +188,8 @@ class NodeNetwork:
             # A flow that began before or under the last owner would be sent where it was sent then.
             await self._blocking(conntrack.forget_udp, ports)
 
-    def _describe(self, subnet: IPv4Network) -> None:
-        description.write(self._state_dir, Description(subnet, self._rules.cluster, self._crossing.device,
+    def _describe(self) -> None:
+        description.write(self._state_dir, Description(self._links.subnet, self._rules.cluster, self._crossing.device,
                                                        self._links.bridge.mtu))
 
     async def _leases(self) -> Sequence[Lease]:
@@ -204,11 +201,6 @@ class NodeNetwork:
     def _attachment(self, lease: Lease) -> Attachment:
         gateway = str(self._links.bridge.address.ip)
         return Attachment(str(lease.ip), gateway, names.veth(lease.sandbox_id), names.pod_mac(lease.ip))
-
-    def _ready(self) -> tuple[BridgeSpec, IPv4Network]:
-        if self._pod_cidr is None:
-            raise NetworkError("the node has no pod CIDR yet")
-        return self._links.bridge, self._pod_cidr
 
     def _turn(self, sandbox_id: str) -> asyncio.Lock:
         return self._turns.setdefault(sandbox_id, asyncio.Lock())

@@ -64,7 +64,7 @@ def sandbox(number: int, pid: int, *ports: HostPort) -> Sandbox:
 
 
 @contextlib.asynccontextmanager
-async def serving(network: NodeNetwork, pid: int, port: int, answer: bytes) -> AsyncIterator[list[str]]:
+async def serving(pid: int, port: int, answer: bytes) -> AsyncIterator[list[str]]:
     """A TCP server inside a sandbox; yields the addresses from which clients came."""
     clients: list[str] = []
 
@@ -82,7 +82,7 @@ async def serving(network: NodeNetwork, pid: int, port: int, answer: bytes) -> A
         yield clients
 
 
-async def fetch(network: NodeNetwork, pid: int, address: str, port: int) -> bytes:
+async def fetch(pid: int, address: str, port: int) -> bytes:
     sock = await asyncio.to_thread(open_socket, pid)
     async with asyncio.timeout(10):
         try:
@@ -105,10 +105,10 @@ async def test_two_pods_and_their_node_reach_each_other(network: NodeNetwork, pi
     assert reaches(pids[1], one.ip)
     assert reaches(None, one.ip)
     assert reaches(pids[0], one.gateway)
-    async with serving(network, pids[1], 8080, b"hello") as clients:
-        assert await fetch(network, pids[0], two.ip, 8080) == b"hello"
-        assert await fetch(network, os.getpid(), two.ip, 8080) == b"hello"
-        assert await fetch(network, pids[1], two.ip, 8080) == b"hello"
+    async with serving(pids[1], 8080, b"hello") as clients:
+        assert await fetch(pids[0], two.ip, 8080) == b"hello"
+        assert await fetch(os.getpid(), two.ip, 8080) == b"hello"
+        assert await fetch(pids[1], two.ip, 8080) == b"hello"
     assert clients == [one.ip, one.gateway, two.ip]
     assert one.mac in ip("link show eth0", pids[0])
     assert "hairpin on" in ip(f"-d link show {one.interface}")
@@ -117,15 +117,15 @@ async def test_two_pods_and_their_node_reach_each_other(network: NodeNetwork, pi
 async def test_the_world_sees_the_node_s_address(network: NodeNetwork, pids: list[int], outside: int) -> None:
     one = await network.attach(sandbox(1, pids[0]))
     assert reaches(pids[0], "192.0.2.2")
-    async with serving(network, outside, 80, b"world") as clients:
-        assert await fetch(network, pids[0], "192.0.2.2", 80) == b"world"
+    async with serving(outside, 80, b"world") as clients:
+        assert await fetch(pids[0], "192.0.2.2", 80) == b"world"
     assert clients == ["192.0.2.1"]
     # Inside the cluster a pod's own address is seen: the outside plays a node with pods of its own.
     ip("addr add 10.42.9.1/24 dev lo", outside)
     ip("route add 10.42.7.0/24 via 192.0.2.1", outside)
     ip("route add 10.42.9.0/24 via 192.0.2.2")
-    async with serving(network, outside, 80, b"pod") as clients:
-        assert await fetch(network, pids[0], "10.42.9.1", 80) == b"pod"
+    async with serving(outside, 80, b"pod") as clients:
+        assert await fetch(pids[0], "10.42.9.1", 80) == b"pod"
     assert clients == [one.ip]
 
 
@@ -147,20 +147,20 @@ async def test_host_ports(network: NodeNetwork, pids: list[int], outside: int) -
     one = await network.attach(served)
     await network.attach(sandbox(2, pids[1]))
     here = os.getpid()
-    async with serving(network, pids[0], 80, b"pod one") as clients:
-        assert await fetch(network, outside, "192.0.2.1", 8000) == b"pod one"
+    async with serving(pids[0], 80, b"pod one") as clients:
+        assert await fetch(outside, "192.0.2.1", 8000) == b"pod one"
         assert clients.pop() == "192.0.2.2"  # the client's address is kept
-        assert await fetch(network, here, "127.0.0.1", 8000) == b"pod one"
-        assert await fetch(network, here, "127.0.0.1", 8001) == b"pod one"
-        assert await fetch(network, here, "192.0.2.1", 8000) == b"pod one"
-        assert await fetch(network, pids[1], "192.0.2.1", 8000) == b"pod one"  # a neighbour
-        assert await fetch(network, pids[0], "192.0.2.1", 8000) == b"pod one"  # itself
+        assert await fetch(here, "127.0.0.1", 8000) == b"pod one"
+        assert await fetch(here, "127.0.0.1", 8001) == b"pod one"
+        assert await fetch(here, "192.0.2.1", 8000) == b"pod one"
+        assert await fetch(pids[1], "192.0.2.1", 8000) == b"pod one"  # a neighbour
+        assert await fetch(pids[0], "192.0.2.1", 8000) == b"pod one"  # itself
         with pytest.raises(ConnectionRefusedError):
-            await fetch(network, outside, "192.0.2.1", 8001)
+            await fetch(outside, "192.0.2.1", 8001)
         await network.detach(served.id)
     assert one.ip not in run(["iptables-save"])
     with pytest.raises(ConnectionRefusedError):
-        await fetch(network, here, "127.0.0.1", 8000)
+        await fetch(here, "127.0.0.1", 8000)
 
 
 async def test_udp_host_port_forgets_old_flows(network: NodeNetwork, pids: list[int], outside: int) -> None:
@@ -296,8 +296,8 @@ async def test_what_others_delete_comes_back(network: NodeNetwork, pids: list[in
         assert not reaches(pids[0], "192.0.2.2")
         await network.heal()  # `run` does this every 30 seconds
         assert reaches(pids[0], "192.0.2.2")
-        async with serving(network, pids[0], 80, b"again"):
-            assert await fetch(network, outside, "192.0.2.1", 8000) == b"again"
+        async with serving(pids[0], 80, b"again"):
+            assert await fetch(outside, "192.0.2.1", 8000) == b"again"
         running.cancel()
     assert one.ip in run(["iptables-save"])
 
