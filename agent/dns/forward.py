@@ -140,7 +140,7 @@ class Forwarder:
         servers = list(self._servers())
         self._failed = {server: since for server, since in self._failed.items()
                         if server in servers and now - since < SUSPICION}
-        return sorted(servers, key=lambda server: self._failed.get(server, 0.0))
+        return sorted(servers, key=lambda server: self._failed.get(server, float("-inf")))
 
 
 def lifetime_of(message: dns.message.Message) -> float:
