@@ -17,6 +17,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from master.apiserver import auth
 from master.apiserver.authorization.attributes import Attributes
 from master.apiserver.authorization.impersonation import impersonated
+from master.apiserver.compression import compress
 from master.apiserver.connect import ConnectHandlers
 from master.apiserver.handlers import ResourceHandlers
 from master.apiserver.metrics import Metrics
@@ -109,6 +110,7 @@ class ApiServer:
             with self._metrics.longrunning(what).track_inprogress() if long else self._metrics.inflight(request.method):
                 async with limit:
                     response = await self._answer(request, info)
+                    await compress(request, response)
         except ApiError as error:
             response = refuse(error)
         except TimeoutError:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import msgspec
 from aiohttp import web
 from multidict import CIMultiDict
 
+from master.apiserver.compression import accepts_gzip, compressed, mark
 from master.apiserver.entry import Entry, Listing
 from master.apiserver.negotiate import Form, Media
 from master.apiserver.registry import Served
@@ -127,11 +129,16 @@ async def _send_items(request: web.BaseRequest, head: bytes, items: Iterable[byt
         return send(first, 200, media.content_type)
     response = web.StreamResponse(headers=_NO_CACHE | {"Content-Type": media.content_type})
     response.enable_chunked_encoding()
-    await response.prepare(request)
-    await response.write(first)
-    await response.write(second)
-    for piece in pieces:
-        await response.write(piece)
+    pieces = chain((first, second), pieces)
+    if accepts_gzip(request):
+        mark(response)
+        await response.prepare(request)
+        async for piece in compressed(pieces):
+            await response.write(piece)
+    else:
+        await response.prepare(request)
+        for piece in pieces:
+            await response.write(piece)
     await response.write_eof()
     return response
 
