@@ -37,6 +37,7 @@ class Config:
     cgroup_root: str
     docker_host: str
     infra_image: str
+    images_dir: Path | None
     bootstrap_token_file: Path | None
     ca_hash: str
     pod_cidr: str
@@ -48,6 +49,11 @@ class Config:
     resolv_conf: Path
     port: int
     log_level: str
+
+    @property
+    def images(self) -> Path:
+        """Where archives of images are looked for."""
+        return self.images_dir or self.root_dir.parent / "images"
 
     @property
     def certificates(self) -> Path:
@@ -153,6 +159,8 @@ _OPTIONS = (
            _cgroup_root),
     Option("docker-host", "unix:///var/run/docker.sock", "URL", "the Docker Engine's socket", _docker_host),
     Option("infra-image", "", "IMAGE", "the infra (pause) image to use in place of the built-in one", str),
+    Option("images-dir", "", "DIR", "archives of images (docker save) in it are loaded, for hosts without a registry "
+           "(default: images beside ROOT-DIR)", optional_path),
     Option("bootstrap-token-file", "", "FILE", "the token to join with, and the CA's hash after it",
            optional_path),
     Option("ca-hash", "", "HASH", "the hash of the cluster CA's public key, sha256:…", str),

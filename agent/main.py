@@ -21,6 +21,7 @@ from agent.dns.service import DnsService
 from agent.engine.docker import DockerEngine
 from agent.engine.infra import REFERENCE, ensure_infra_image
 from agent.engine.protocol import Engine, EngineError, EngineInfo
+from agent.images.folder import ImageFolder
 from agent.images.puller import ImagePuller
 from agent.link.checkpoint import Checkpoint, CheckpointTooNew
 from agent.link.files import NodeFiles
@@ -128,6 +129,7 @@ class Agent:
                                   ("pod network", network.run),
                                   ("volumes", partial(volumes.keep_fresh, manager.pods, link.view, clock)),
                                   ("network setup", setup.run), ("Services", services.run), ("cluster DNS", names.run),
+                                  ("images", ImageFolder(config.images, engine, clock).run),
                                   *((("node port", port.run),) if config.port else ())):
                     group.create_task(supervise(name, run, clock))
                 group.create_task(self._pods(manager, link, setup))

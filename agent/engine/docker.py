@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import os
 import signal
@@ -18,7 +19,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote
 from weakref import WeakValueDictionary
 
@@ -57,6 +58,8 @@ R = TypeVar("R")
 _EVENTS = ("create", "start", "die", "oom", "kill", "pause", "unpause", "destroy")
 """The events that tell of a container's state; without this filter every exec probe would send three more."""
 
+LOAD_SPEED = 4 << 20
+"""Bytes a second that loading an image may be slow."""
 _RUN_OUTPUT = 10 * 1024
 """Bytes of a probe's or hook's output that are kept, as in the kubelet."""
 
@@ -217,14 +220,19 @@ class DockerEngine:
             raise EngineError(f"{name} was pulled, but is not there")
         return found
 
-    async def load(self, archive: bytes) -> None:
-        """Docker reports a bad archive inside a 200 answer."""
+    async def load(self, archive: bytes | Path) -> None:
+        """Docker reports a bad archive inside a 200 answer. A file has more time, the larger it is."""
+        data = _opened(archive)
+        limit = self._slow_timeout + data.seek(0, os.SEEK_END) / LOAD_SPEED
+        data.seek(0)
+
         def load(api: docker.APIClient) -> None:
-            response = _send(api, "POST", "/images/load", self._slow_timeout, data=archive)
+            with data:
+                response = _send(api, "POST", "/images/load", limit, data=data)
             for line in response.text.splitlines():
                 if line and "error" in (message := json.loads(line)):
                     raise EngineError(message["error"])
-        await self._call("load", load, pool=self._slow_pool, limit=self._slow_timeout)
+        await self._call("load", load, pool=self._slow_pool, limit=limit)
 
     async def remove_image(self, image_id: str) -> None:
         """EngineError when a container uses it; one that is gone is fine."""
@@ -499,6 +507,16 @@ def _kill_inside(pid: int, container_id: str) -> None:
     with contextlib.suppress(OSError):
         if container_id in Path(f"/proc/{pid}/cgroup").read_text():
             os.kill(pid, signal.SIGKILL)
+
+
+def _opened(archive: bytes | Path) -> BinaryIO:
+    """What an archive holds; EngineError where the file cannot be read."""
+    if isinstance(archive, bytes):
+        return io.BytesIO(archive)
+    try:
+        return archive.open("rb")
+    except OSError as error:
+        raise EngineError(f"{archive} cannot be read: {error.strerror}") from error
 
 
 def _url(api: docker.APIClient, path: str) -> str:

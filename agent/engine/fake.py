@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 from typing import Literal
 
 from agent.engine.protocol import (
@@ -298,10 +299,11 @@ class FakeEngine:
         self._images[reference] = self.registry[reference]
         return self._images[reference]
 
-    async def load(self, archive: bytes) -> None:
+    async def load(self, archive: bytes | Path) -> None:
         """The archive's content becomes the image's name: enough to see that it came."""
-        self._asked("load")
-        self.add_image(f"loaded:{hashlib.sha256(archive).hexdigest()[:12]}")
+        self._asked("load", "" if isinstance(archive, bytes) else archive.name)
+        content = archive if isinstance(archive, bytes) else archive.read_bytes()  # noqa: ASYNC240 - a test's small file
+        self.add_image(f"loaded:{hashlib.sha256(content).hexdigest()[:12]}")
 
     async def remove_image(self, image_id: str) -> None:
         """By id or name."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Literal, Protocol
 
 Status = Literal["created", "running", "paused", "restarting", "removing", "exited", "dead"]
@@ -248,8 +249,8 @@ class Engine(Protocol):
     async def pull(self, reference: str, auth: Mapping[str, str] | None = None) -> Image:
         """Fetch from a registry; EngineError with Docker's message."""
 
-    async def load(self, archive: bytes) -> None:
-        """`docker load` of an archive."""
+    async def load(self, archive: bytes | Path) -> None:
+        """`docker load` of an archive, or of the file with one."""
 
     async def remove_image(self, image_id: str) -> None: ...
 

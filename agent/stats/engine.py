@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 
 from agent.engine.protocol import (
     Container,
@@ -116,7 +117,7 @@ class MeasuredEngine:
         self._metrics.pulled(self._clock.monotonic() - began)
         return image
 
-    async def load(self, archive: bytes) -> None:
+    async def load(self, archive: bytes | Path) -> None:
         """See Engine."""
         with self._measure("load_image"):
             await self._engine.load(archive)
