@@ -1,4 +1,4 @@
-# Shared by script/up, script/down and script/test: steps with their time, and the host's package manager.
+# Shared by the scripts in this folder: steps with their time, and the host's package manager.
 # shellcheck shell=bash
 
 PREFIX=${SAMPAN_PREFIX:-/opt/sampan}

@@ -146,6 +146,18 @@ def test_it_joins_and_runs_pods(cluster: ClusterHandle, host: JoiningHost, line:
     assert "This host is node n2 already, and Ready." in again.stdout
 
 
+def test_images_in_a_folder_are_loaded(host: JoiningHost) -> None:
+    """For hosts without a registry: what `docker save` wrote is loaded when it appears."""
+    name = "sampan-test/carried:1"
+    host.docker("tag", IMAGE, name)
+    folder = host.directory / "data" / "images"
+    folder.mkdir(parents=True)
+    host.docker("save", "-o", str(host.directory / "carried.tar"), name)
+    host.docker("rmi", name)
+    (host.directory / "carried.tar").rename(folder / "carried.tar")
+    patience(lambda: name in host.docker("images", "--format", "{{.Repository}}:{{.Tag}}"))
+
+
 def host_address(host: JoiningHost) -> str:
     found = re.search(r"inet ([0-9.]+)/", host.run("ip", "-4", "addr", "show", "eth0").stdout)
     assert found is not None
@@ -195,7 +207,7 @@ def test_reset_leaves_nothing_and_it_can_join_under_another_name(cluster: Cluste
     assert "SAMPAN" not in rules
     assert "KUBE" not in rules
     left = [path for path in host.directory.iterdir() if path.name in ("config", "data", "run", "log")]
-    assert [str(path) for folder in left for path in folder.rglob("*")] == []
+    assert [path.name for folder in left for path in folder.rglob("*")] == ["images", "carried.tar"]
     assert "joined no cluster" in host.sampan("reset").stdout, "a second time does nothing"
     kubectl("delete", "node", "n2")
     host.sampan(*host.join_arguments(line, "--node-name", "n3"), timeout=200)
