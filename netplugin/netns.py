@@ -68,6 +68,12 @@ def loopback_up(where: str) -> None:
             raise NetworkError(f"lo in {called(where)}: {error.strerror}") from error
 
 
+def has_interface(where: str, name: str) -> bool:
+    """Whether the namespace at that path has such an interface. Call it in a pool thread."""
+    with entered(where):
+        return name in (found for _, found in socket.if_nameindex())
+
+
 def open_socket(pid: int, family: int = socket.AF_INET, kind: int = socket.SOCK_STREAM) -> socket.socket:
     """A non-blocking socket that was made in the namespace of a process and stays there. Call it in a pool thread."""
     with entered(of_process(pid)):

@@ -79,6 +79,13 @@ def connect(port: PortSpec, bridge: BridgeSpec, where: str) -> None:
         _set_hairpin(netlink, port.name)
 
 
+def is_well(port: PortSpec, bridge: BridgeSpec, where: str) -> bool:
+    """Whether `connect` would find nothing to do but for the bridge."""
+    with netlink_socket(f"look at {port.ip}") as netlink:
+        found = _link(netlink, port.name)
+        return found is not None and _inside_is_well(found, port, bridge, where)
+
+
 def delete(port: str) -> None:
     """Delete a veth pair by the host's end; one that is not there is fine."""
     with netlink_socket(f"delete {port}") as netlink:

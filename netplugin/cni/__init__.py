@@ -1,0 +1,1 @@
+"""The plugin as an executable for other runtimes: CNI, https://www.cni.dev/docs/spec/."""
