@@ -80,8 +80,9 @@ class ApiParts:
               authenticators: Iterable[Authenticator] = ()) -> ApiParts:
         """Everything over one store; `key` signs the tokens of ServiceAccounts."""
         cluster_ips, node_ports = ClusterIPs(service_cidr), NodePorts(node_port_range)
-        registry = Registry(store, clock, SchemaRegistry(load_definitions()),
-                            strategies=strategies(cluster_ips, node_ports), printers=printers())
+        definitions = load_definitions()
+        registry = Registry(store, clock, SchemaRegistry(definitions), strategies=strategies(cluster_ips, node_ports),
+                            printers=printers(definitions))
         security = Security(registry, key=key, authenticators=authenticators)
         writer = Writer(registry, security.plugins())
         client = LocalClient(registry, writer)

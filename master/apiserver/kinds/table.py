@@ -13,6 +13,7 @@ from master.apiserver.kinds.core_node import NodeStrategy
 from master.apiserver.kinds.core_pod import PodStrategy
 from master.apiserver.kinds.core_service import ServiceStrategy
 from master.apiserver.kinds.endpoints import EndpointSliceStrategy, EndpointsStrategy
+from master.apiserver.kinds.print_docs import Definitions, described
 from master.apiserver.kinds.print_tables import DEFAULT_PRINTER, TABLES
 from master.apiserver.kinds.rbac import BindingStrategy, RoleStrategy
 from master.apiserver.strategy import Strategy, TablePrinter
@@ -48,6 +49,6 @@ def strategies(cluster_ips: ClusterIPs, node_ports: NodePorts) -> dict[Key, Stra
     }
 
 
-def printers() -> dict[Key, TablePrinter]:
-    """The table columns of each kind; `DEFAULT_PRINTER` serves the others."""
-    return dict(TABLES)
+def printers(definitions: Definitions | None = None) -> dict[Key, TablePrinter]:
+    """The table columns of each kind; `DEFAULT_PRINTER` serves the others. `definitions` describe the columns."""
+    return described(TABLES, definitions or {})

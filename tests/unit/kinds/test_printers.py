@@ -6,6 +6,7 @@ import pytest
 
 from master.apiserver.kinds import DEFAULT_PRINTER, printers, strategies
 from master.apiserver.kinds.allocator import ClusterIPs, NodePorts
+from master.apiserver.schema import load_definitions
 from master.apiserver.strategy import Age
 from sampan.api.resources import BUILT_IN
 from tests.support.kinds import DEPLOYMENT, POD, REPLICASET, SERVICE, made, workload
@@ -227,3 +228,10 @@ def test_small_kinds() -> None:
     owned = {"metadata": {**META, "ownerReferences": [
         {"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "d", "controller": True}]}, "revision": 2}
     assert list(cells(("apps", "controllerrevisions"), owned).values())[1:3] == ["daemonset.apps/d", 2]
+
+
+def test_every_column_is_described() -> None:
+    for key, printer in printers(load_definitions()).items():
+        for column in printer.columns:
+            assert len(column.description) > 10, (key, column.name)
+            assert not column.description.startswith("io.k8s."), (key, column.name)
