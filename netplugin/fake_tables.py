@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 
 from netplugin.protocol import NetworkError
 from netplugin.tables import BUILT_IN, ChainId, Edit, Rules, target, uses
@@ -46,11 +46,7 @@ class FakeTables:
 
     def _changed(self, edit: Edit) -> dict[ChainId, Rules]:
         result = dict(self.contents)
-        for chain in edit.remove:
-            if chain not in result:
-                raise NetworkError(f"{chain}: no such chain")
-            result[chain] = ()
-        result.update(dict.fromkeys(edit.write, ()))
+        result.update(dict.fromkeys((*edit.remove, *edit.write), ()))
         for chain, rule in edit.delete:
             rules = list(result[chain])
             if rule not in rules:
@@ -67,7 +63,7 @@ class FakeTables:
                 raise NetworkError(f"{chain} is in use")
         return {chain: rules for chain, rules in result.items() if chain not in edit.remove}
 
-    async def read(self, table: str) -> AsyncIterator[tuple[ChainId, Rules]]:
+    async def read(self, table: str) -> AsyncGenerator[tuple[ChainId, Rules], None]:
         """What is there."""
         self.reads += 1
         for chain, rules in list(self.contents.items()):

@@ -7,7 +7,7 @@ the kernel has can be compared as text.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -96,8 +96,8 @@ class Tables(Protocol):
     async def apply(self, edit: Edit) -> None:
         """Make the changes; after a failure nothing is known of what has been done."""
 
-    def read(self, table: str) -> AsyncIterator[tuple[ChainId, Rules]]:
-        """A table's chains as they are, built-in ones too; one at a time, since they may be many."""
+    def read(self, table: str) -> AsyncGenerator[tuple[ChainId, Rules], None]:
+        """A table's chains as they are, built-in ones too; one at a time, since they may be many. To be closed."""
 
     async def touched(self) -> bool:
         """Whether anybody else may have changed a rule since the last `settle`; costs microseconds."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from sampan.api.types import discovery_v1
 from sampan.api.types.core_v1 import Service
 from sampan.api.types.discovery_v1 import EndpointSlice
 
@@ -158,15 +159,26 @@ def endpoints(slices: Iterable[EndpointSlice], port: ServicePort, node: str) -> 
             for item in slice_.endpoints:
                 if not item.addresses:
                     continue
-                conditions, hints = item.conditions, item.hints
-                ready = conditions is None or conditions.ready is not False
-                found[item.addresses[0], number] = Endpoint(
-                    item.addresses[0], number, ready,
-                    conditions is None or conditions.serving is not False,
-                    conditions is not None and conditions.terminating is True,
-                    item.node_name == node,
-                    frozenset(zone.name for zone in hints.for_zones) if hints else frozenset())
+                endpoint = _endpoint(item, number, node)
+                other = found.get((endpoint.ip, number))
+                # One that moves between slices may be in both: what the better news says counts, in any order.
+                found[endpoint.ip, number] = max(other, endpoint, key=_state) if other else endpoint
     return [found[key] for key in sorted(found)]
+
+
+def _endpoint(item: discovery_v1.Endpoint, number: int, node: str) -> Endpoint:
+    conditions, hints = item.conditions, item.hints
+    return Endpoint(
+        item.addresses[0], number,
+        ready=conditions is None or conditions.ready is not False,
+        serving=conditions is None or conditions.serving is not False,
+        terminating=conditions is not None and conditions.terminating is True,
+        local=item.node_name == node,
+        zones=frozenset(zone.name for zone in hints.for_zones) if hints else frozenset())
+
+
+def _state(endpoint: Endpoint) -> tuple[bool, bool, bool, bool, list[str]]:
+    return endpoint.ready, endpoint.serving, endpoint.terminating, endpoint.local, sorted(endpoint.zones)
 
 
 class Choice(NamedTuple):

@@ -166,11 +166,12 @@ class Proxier:
         digests: dict[ChainId, int] = {}
         found: dict[ChainId, Rules] = {}
         for table in ("nat", "filter"):
-            async for chain, rules in self._tables.read(table):
-                if is_service_chain(chain):
-                    digests[chain] = hash(rules)
-                elif is_ours(chain) or chain.name in BUILT_IN:
-                    found[chain] = rules
+            async with contextlib.aclosing(self._tables.read(table)) as chains:
+                async for chain, rules in chains:
+                    if is_service_chain(chain):
+                        digests[chain] = hash(rules)
+                    elif is_ours(chain) or chain.name in BUILT_IN:
+                        found[chain] = rules
         before, after = self._records, dict[ServiceKey, Record]()
 
         def groups() -> Iterator[Mapping[ChainId, Rules]]:
@@ -280,10 +281,8 @@ class Proxier:
             return True
         if any(is_service_chain(chain) and chain not in expected for chain in counts):
             return True
-        async for chain, rules in self._tables.read(_FORWARD.table):
-            if chain == _FORWARD:
-                return in_disorder(rules)
-        return True
+        async with contextlib.aclosing(self._tables.read(_FORWARD.table)) as chains:
+            return any([chain == _FORWARD and in_disorder(rules) async for chain, rules in chains])
 
     # -- what the master tells
 
@@ -350,10 +349,11 @@ async def cleanup(tables: Tables) -> None:
     ours: list[ChainId] = []
     jumps: list[tuple[ChainId, str]] = []
     for table in ("nat", "filter"):
-        async for chain, rules in tables.read(table):
-            if is_ours(chain):
-                ours.append(chain)
-            jumps += [(chain, rule) for rule in rules if (chain, rule) in JUMPS]
+        async with contextlib.aclosing(tables.read(table)) as chains:
+            async for chain, rules in chains:
+                if is_ours(chain):
+                    ours.append(chain)
+                jumps += [(chain, rule) for rule in rules if (chain, rule) in JUMPS]
     if jumps:
         await tables.apply(Edit(delete=jumps))
     # Emptied first: a chain that another one leads to cannot go.

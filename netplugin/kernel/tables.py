@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
@@ -52,23 +52,24 @@ class HostTables:
         if known is not None and before == known and _only_ours(before, after, len(edit.tables)):
             self._known = after
 
-    async def read(self, table: str) -> AsyncIterator[tuple[ChainId, Rules]]:
+    async def read(self, table: str) -> AsyncGenerator[tuple[ChainId, Rules], None]:
         """See Tables."""
         await self.backend()
         empty: set[str] = set()
         chain = ""
         rules: list[str] = []
-        async for line in _lines("iptables-save", "-t", table):
-            if line.startswith(":"):
-                empty.add(line[1:].partition(" ")[0])
-            elif line.startswith("-A "):
-                name, _, rule = line[3:].partition(" ")
-                if name != chain:
-                    if chain:
-                        yield ChainId(table, chain), tuple(rules)
-                    empty.discard(name)
-                    chain, rules = name, []
-                rules.append(rule)
+        async with contextlib.aclosing(_lines("iptables-save", "-t", table)) as printed:
+            async for line in printed:
+                if line.startswith(":"):
+                    empty.add(line[1:].partition(" ")[0])
+                elif line.startswith("-A "):
+                    name, _, rule = line[3:].partition(" ")
+                    if name != chain:
+                        if chain:
+                            yield ChainId(table, chain), tuple(rules)
+                        empty.discard(name)
+                        chain, rules = name, []
+                    rules.append(rule)
         if chain:
             yield ChainId(table, chain), tuple(rules)
         for name in empty:
@@ -116,7 +117,7 @@ def _only_ours(before: Stamp, after: Stamp, transactions: int) -> bool:
     return True
 
 
-async def _lines(*command: str) -> AsyncIterator[str]:
+async def _lines(*command: str) -> AsyncGenerator[str, None]:
     """What the command prints, line by line: 12 MB at once would stay in the process for good."""
     try:
         process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.DEVNULL,

@@ -67,10 +67,11 @@ def test_endpoints_of_several_slices_by_port() -> None:
     two = slice_of("web", endpoint("10.244.0.9", ready=False, serving=True, terminating=True, zones=["a", "b"]),
                    suffix="b")
     wanted = service_ports(service("web", "10.0.0.1"))[0]
-    assert endpoints([one, two], wanted, NODE) == [
-        Endpoint("10.244.0.10", 8080),
-        Endpoint("10.244.0.9", 8080, False, True, True, False, frozenset({"a", "b"})),  # the last one counts
-    ]
+    ready = Endpoint("10.244.0.9", 8080, local=True)
+    assert endpoints([one, two], wanted, NODE) == [Endpoint("10.244.0.10", 8080), ready]
+    assert endpoints([two, one], wanted, NODE) == [Endpoint("10.244.0.10", 8080), ready]
+    ending = Endpoint("10.244.0.9", 8080, False, True, True, False, frozenset({"a", "b"}))
+    assert endpoints([two], wanted, NODE) == [ending]
 
 
 READY, LOCAL = Endpoint("10.0.0.1", 80), Endpoint("10.0.0.2", 80, local=True)

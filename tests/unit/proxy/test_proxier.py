@@ -379,8 +379,8 @@ slices = st.builds(
         EndpointPort(name="http", port=8080, protocol="TCP"), EndpointPort(name="dns", port=53, protocol="UDP")]),
     st.sampled_from(SERVICE_NAMES), members, st.sampled_from("ab"))
 changes = st.tuples(st.sampled_from([put, put, put, delete]), st.one_of(services, slices))
-rounds = st.tuples(st.lists(changes, min_size=1, max_size=5), st.sampled_from(["", "", "", "restart", "damage", "failure"]),
-                   st.integers(0, 1000))
+events = st.sampled_from(["", "", "", "restart", "damage", "failure"])
+rounds = st.tuples(st.lists(changes, min_size=1, max_size=5), events, st.integers(0, 1000))
 
 
 @settings(max_examples=60, deadline=None)
