@@ -114,9 +114,9 @@ def up_arguments(handle: engine.EngineHandle) -> Sequence[str]:
             "--cgroup-root", f"{handle.cgroup_parent}-pods")
 
 
-def cluster_up(directory: Path, *, dockerd_options: Sequence[str] = ()) -> ClusterHandle:
+def cluster_up(directory: Path, *, dockerd_options: Sequence[str] = (), wrap_runtime: bool = True) -> ClusterHandle:
     """Start an engine and a cluster on it; keep `directory` short, it holds sockets."""
-    private = engine.engine_up(directory / "engine", dockerd_options=dockerd_options)
+    private = engine.engine_up(directory / "engine", dockerd_options=dockerd_options, wrap_runtime=wrap_runtime)
     cluster = ClusterHandle(directory, private)
     try:
         engine.import_image(private)
