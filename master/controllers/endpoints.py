@@ -61,9 +61,9 @@ class EndpointsController(Controller[Key]):
         self._services, self._pods = informers.get(SERVICES), informers.get(PODS)
         self._slices, self._endpoints = informers.get(ENDPOINTSLICES), informers.get(ENDPOINTS)
         self._nodes = informers.get(NODES)
-        self._pods.add_indexer("namespace", lambda pod: [pod.metadata.namespace])
+        self._pods.add_indexer("label", _labels_of)
         self._pods.add_indexer("node", lambda pod: [pod.spec.node_name] if pod.spec.node_name else [])
-        self._services.add_indexer("namespace", lambda service: [service.metadata.namespace])
+        self._services.add_indexer("selector", _selector_of)
         self._slices.add_indexer("service", _service_of)
         self._written: Expectations[Key] = Expectations(self._slices, deps.clock)
         self._published: Expectations[Key] = Expectations(self._endpoints, deps.clock)
@@ -82,10 +82,10 @@ class EndpointsController(Controller[Key]):
 
     def _add_services_of(self, pod: Pod) -> None:
         labels = pod.metadata.labels.items()
-        for service in self._services.by_index("namespace", pod.metadata.namespace):
-            selector = service.spec.selector.items()
-            if selector and selector <= labels:
-                self.queue.add(key_of(service))
+        for label in _labels_of(pod):
+            for service in self._services.by_index("selector", label):
+                if service.spec.selector.items() <= labels:
+                    self.queue.add(key_of(service))
 
     def _node_changed(self, old: Node | None, new: Node | None) -> None:
         """A node that comes, goes or moves to another zone changes what slices say of its pods."""
@@ -118,7 +118,8 @@ class EndpointsController(Controller[Key]):
         if self._written.pending(key) or self._published.pending(key):
             raise Retry("its slices are not up to date yet", after=1.0)
         selector = service.spec.selector.items()
-        pods = [pod for pod in self._pods.by_index("namespace", namespace) if selector <= pod.metadata.labels.items()]
+        pods = [pod for label in _selector_of(service) for pod in self._pods.by_index("label", label)
+                if selector <= pod.metadata.labels.items()]
         time = self._times.newest(service, pods)
         try:
             await self._write_slices(key, service, pods, time)
@@ -171,6 +172,17 @@ class EndpointsController(Controller[Key]):
     def _zone_of(self, node: str) -> str | None:
         found = self._nodes.get(node)
         return found.metadata.labels.get(plans.ZONE) if found is not None else None
+
+
+def _labels_of(pod: Pod) -> list[str]:
+    """What finds the pod for a Service that selects one of its labels."""
+    return [f"{pod.metadata.namespace}/{name}={value}" for name, value in pod.metadata.labels.items()]
+
+
+def _selector_of(service: Service) -> list[str]:
+    """One of the selector's labels finds all candidates; with thousands of Services nobody can look at all pods."""
+    first = min(service.spec.selector.items(), default=None)
+    return [f"{service.metadata.namespace}/{first[0]}={first[1]}"] if first is not None else []
 
 
 def _service_of(item: EndpointSlice) -> list[str]:

@@ -206,3 +206,32 @@ async def test_services_without_selector_are_left_alone() -> None:
 def test_labels_of_a_plain_object() -> None:
     assert plans.endpoints_object(service(), []).metadata == ObjectMeta(name="web", namespace="default",
                                                                         labels={"team": "a"})
+
+
+async def test_all_labels_and_the_namespace_count() -> None:
+    world = World()
+    async with world.running(EndpointsController):
+        world.client.put(Node(metadata=ObjectMeta(name="n1")))
+        world.client.put(service(selector={"tier": "front", "app": "web"}))
+
+        def labelled(name: str, ip: str, labels: dict[str, str], namespace: str = "default") -> Pod:
+            of = backend(name, ip)
+            return replace(of, metadata=replace(of.metadata, labels=labels, namespace=namespace))
+
+        both = {"app": "web", "tier": "front", "more": "x"}
+        world.client.put(labelled("a", "10.1.0.1", both))
+        world.client.put(labelled("b", "10.1.0.2", {"app": "web"}))
+        world.client.put(labelled("c", "10.1.0.3", both, "other"))
+
+        async def shown() -> list[str]:
+            await world.settle()
+            return sorted(address for item in (await world.client.list(ENDPOINTSLICES)).items
+                          for one in item.endpoints for address in one.addresses)
+
+        assert await shown() == ["10.1.0.1"]
+        world.client.put(labelled("b", "10.1.0.2", both))
+        assert await shown() == ["10.1.0.1", "10.1.0.2"]
+        world.client.put(labelled("a", "10.1.0.1", {"app": "web"}))
+        assert await shown() == ["10.1.0.2"]
+        world.client.put(service(selector={"tier": "other"}))
+        assert await shown() == []
