@@ -243,9 +243,15 @@ def _default_affinity(tree: Tree) -> None:
 
 
 def _default_families(tree: Tree) -> None:
-    if needs_cluster_ip(tree):
-        set_default(tree, "ipFamilyPolicy", "SingleStack")
-        set_default(tree, "ipFamilies", ["IPv4"])
+    """The cluster has IPv4 only; what is behind a headless Service without selector nobody here knows: it has both."""
+    if not needs_cluster_ip(tree):
+        return
+    anything = is_headless(tree) and not tree.get("selector")
+    set_default(tree, "ipFamilyPolicy", "RequireDualStack" if anything else "SingleStack")
+    set_default(tree, "ipFamilies", ["IPv4"])
+    families = tree["ipFamilies"]
+    if anything and tree["ipFamilyPolicy"] != "SingleStack" and len(families) == 1:
+        tree["ipFamilies"] = [*families, "IPv4" if families == ["IPv6"] else "IPv6"]
 
 
 def _address_warning(path: str, address: str) -> list[str]:

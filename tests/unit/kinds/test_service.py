@@ -143,6 +143,20 @@ def test_a_change_of_type_drops_what_only_the_old_one_had() -> None:
     assert rules.validate(alias, context()) == []
 
 
+@pytest.mark.parametrize(("fields", "policy", "families"), [
+    ({}, "SingleStack", ["IPv4"]),
+    ({"clusterIP": "None", "selector": {"a": "b"}}, "SingleStack", ["IPv4"]),
+    ({"clusterIP": "None"}, "RequireDualStack", ["IPv4", "IPv6"]),
+    ({"clusterIP": "None", "ipFamilies": ["IPv6"]}, "RequireDualStack", ["IPv6", "IPv4"]),
+    ({"clusterIP": "None", "ipFamilyPolicy": "SingleStack"}, "SingleStack", ["IPv4"]),
+    ({"ipFamilyPolicy": "PreferDualStack"}, "PreferDualStack", ["IPv4"]),
+])
+def test_families(fields: Tree, policy: str, families: list[str]) -> None:
+    found = made(SERVICE, service(**fields))
+    assert (found["spec"]["ipFamilyPolicy"], found["spec"]["ipFamilies"]) == (policy, families)
+    assert create_errors(SERVICE, found) == []
+
+
 def pools() -> tuple[ClusterIPs, NodePorts, Strategy]:
     addresses, ports = ClusterIPs(rng=Random(1)), NodePorts(rng=Random(1))
     return addresses, ports, strategies(addresses, ports)[SERVICE]
