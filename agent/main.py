@@ -150,13 +150,14 @@ class Agent:
         async def infra_image(missing: bool) -> str:
             return config.infra_image or (await ensure_infra_image(engine) if missing else REFERENCE)
 
+        events = PodEvents(link.reports, config.node_name, clock)
         return Rooms(
             node=NodeFacts(config.node_name, address, {"cpu": str(facts.cpus), "memory": str(facts.memory)}),
             engine=engine, network=network, volumes=volumes, cgroups=cgroups, prober=prober, metrics=metrics,
             http_hook=HostHttpHook(), images=ImagePuller(engine, link.view, clock), view=link.view,
-            reports=link.reports, events=PodEvents(link.reports, config.node_name, clock),
+            reports=link.reports, events=events,
             files=PodFiles(config.root_dir / "pods"), clock=clock, infra_image=infra_image,
-            memory_capacity=facts.memory, dns=ClusterDns(link.view, str(config.resolv_conf)),
+            memory_capacity=facts.memory, dns=ClusterDns(link.view, str(config.resolv_conf), events),
             pod_pids_limit=config.pod_pids_limit, oom_floor=OomFloor(-1000 if may_lower_oom_scores() else 0))
 
     async def _engine_info(self, engine: Engine) -> EngineInfo:

@@ -24,8 +24,8 @@ from agent.pods.containers import (
     volume_mount,
 )
 from agent.pods.creation import create
-from agent.pods.dns import pod_resolver
 from agent.pods.environment import EnvironmentFailure, expand, make_environment
+from agent.pods.files import HostnameFailure
 from agent.pods.hooks import POST_START_LIMIT, run_hook
 from agent.pods.memory import Memory
 from agent.pods.model import Connection, Desired
@@ -116,13 +116,14 @@ class Actions:
         try:
             async with rooms.slots:
                 image = await rooms.infra_image(False)
-                spec = sandbox_spec(pod, image, rooms.node.name, attempt, parent, rooms.oom_floor.value)
+                spec = sandbox_spec(pod, image, rooms.node.name, attempt, parent, rooms.oom_floor.value,
+                                    rooms.dns.cluster_domain)
                 try:
                     await create(rooms.engine, self._observer, self._memory, spec)
                 except NotFound:
                     await rooms.infra_image(True)
                     await create(rooms.engine, self._observer, self._memory, spec)
-        except EngineError as error:
+        except (EngineError, HostnameFailure) as error:
             self._sandbox_failed(f'failed to create a sandbox for pod "{pod.metadata.name}": {error}')
             raise
 
@@ -170,8 +171,7 @@ class Actions:
             self.tell("Warning", "FailedMount", message)
             raise StepFailed("FailedMount", message, initial=0.5, maximum=122.0) from error
         ip = next((known.ip for known in self._memory.connections.values()), "")
-        rooms.files.write_hosts(pod, ip, rooms.dns.cluster_domain)
-        rooms.files.write_resolver(pod, pod_resolver(pod, rooms.dns))
+        rooms.files.write(pod, ip, rooms.dns)
         self._memory.volumes = dict(volumes)
 
     async def _tear_down_volumes(self) -> None:
@@ -265,11 +265,8 @@ class Actions:
                 source = await self._rooms.volumes.subpath(
                     self._pod.metadata.uid, f"{mount.name}/{container.name}/{number}", volume, path)
             mounts.append(volume_mount(mount, source, read_only=volume.read_only))
-        pod, files = self._pod, self._rooms.files
         connection = next(iter(self._memory.connections.values()), None)
-        own = {"/etc/hosts": files.write_hosts(pod, connection.ip if connection else "",
-                                               self._rooms.dns.cluster_domain),
-               "/etc/resolv.conf": files.write_resolver(pod, pod_resolver(pod, self._rooms.dns)),
+        own = {**self._rooms.files.write(self._pod, connection.ip if connection else "", self._rooms.dns),
                container.termination_message_path or "/dev/termination-log": message_file}
         taken = {mount.target for mount in mounts}
         return mounts + [Mount(source, target) for target, source in own.items() if target not in taken]

@@ -10,7 +10,7 @@ from typing import Literal
 from agent.engine.protocol import ContainerSpec, Image, Limits, Mount
 from agent.pods import labels
 from agent.pods.environment import expand
-from agent.pods.files import hostname
+from agent.pods.files import own_hostname
 from agent.pods.model import pod_text
 from agent.pods.resources import INFRA_OOM_SCORE, container_limits
 from netplugin.protocol import HostPort
@@ -41,7 +41,7 @@ class Ingredients:
 
 
 def sandbox_spec(pod: core_v1.Pod, image: str, node: str, attempt: int, cgroup_parent: str,
-                 oom_floor: int = -1000) -> ContainerSpec:
+                 oom_floor: int = -1000, domain: str = "cluster.local") -> ContainerSpec:
     """The infra container: it owns the pod's network, IPC and, if shared, PID namespaces, and does nothing else."""
     spec = pod.spec
     context = spec.security_context or core_v1.PodSecurityContext()
@@ -49,7 +49,7 @@ def sandbox_spec(pod: core_v1.Pod, image: str, node: str, attempt: int, cgroup_p
     sysctls = {entry.name.replace("/", "."): entry.value for entry in context.sysctls}
     return ContainerSpec(
         name=labels.container_name(pod, labels.INFRA_NAME, attempt), image=image,
-        labels=labels.sandbox_labels(pod, node, attempt), hostname="" if host else hostname(pod),
+        labels=labels.sandbox_labels(pod, node, attempt), hostname="" if host else own_hostname(pod, domain),
         network_mode="host" if host else "none", ipc_mode="host" if spec.host_ipc else "shareable",
         pid_mode="host" if spec.host_pid else "", uts_mode="host" if host else "", cgroup_parent=cgroup_parent,
         limits=Limits(cpu_shares=2, oom_score_adj=max(INFRA_OOM_SCORE, oom_floor)), sysctls=sysctls)

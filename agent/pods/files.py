@@ -9,12 +9,17 @@ import secrets
 import shutil
 from pathlib import Path
 
-from agent.pods.dns import Resolver
+from agent.pods.dns import DnsSettings, Resolver
 from sampan.api.types import core_v1
 
 MESSAGE_LIMIT = 4096
 HOSTS_HEADER = "# Kubernetes-managed hosts file.\n"
+HOSTNAME_LIMIT = 64
 HOST_NETWORK_HEADER = "# Kubernetes-managed hosts file (host network).\n"
+
+
+class HostnameFailure(Exception):
+    """The pod cannot have the host name that it asks for; the message says why, as upstream does."""
 
 
 class PodFiles:
@@ -38,6 +43,11 @@ class PodFiles:
         else:
             text = hosts(pod, ip, domain)
         return self._write(pod, "etc-hosts", text + aliases(pod))
+
+    def write(self, pod: core_v1.Pod, ip: str, dns: DnsSettings) -> dict[str, str]:
+        """Write both files; returns where each is to be found in containers, and its path here."""
+        return {"/etc/hosts": self.write_hosts(pod, ip, dns.cluster_domain),
+                "/etc/resolv.conf": self.write_resolver(pod, dns.resolver(pod))}
 
     def write_resolver(self, pod: core_v1.Pod, resolver: Resolver) -> str:
         """Write the pod's /etc/resolv.conf; returns the path."""
@@ -99,6 +109,18 @@ class PodFiles:
 def hostname(pod: core_v1.Pod) -> str:
     """The pod's host name: what it asks for, or its name, cut to what Linux allows."""
     return (pod.spec.hostname or pod.metadata.name)[:63].rstrip("-.")
+
+
+def own_hostname(pod: core_v1.Pod, domain: str) -> str:
+    """What the kernel calls the pod: its host name, or with setHostnameAsFQDN its whole name; HostnameFailure."""
+    short = hostname(pod)
+    if not (pod.spec.set_hostname_as_fqdn and pod.spec.subdomain):
+        return short
+    whole = f"{short}.{pod.spec.subdomain}.{pod.metadata.namespace}.svc.{domain}"
+    if len(whole) > HOSTNAME_LIMIT:
+        raise HostnameFailure(f"Failed to construct FQDN from Pod hostname and cluster domain, FQDN {whole} is too "
+                              f"long ({HOSTNAME_LIMIT} is the max, {len(whole)} characters requested).")
+    return whole
 
 
 def hosts(pod: core_v1.Pod, ip: str, domain: str) -> str:

@@ -19,7 +19,7 @@ from agent.pods.containers import (
     sandbox_spec,
     volume_mount,
 )
-from agent.pods.dns import DnsConfig, Resolver, node_resolver, parse, pod_resolver
+from agent.pods.dns import DnsConfig, Resolver, node_resolver, parse
 from agent.pods.files import aliases, hostname, hosts
 from agent.pods.model import Attempt
 from agent.pods.resources import container_limits, oom_score, pod_limits, qos_class, quota, shares
@@ -176,7 +176,7 @@ NODE_RESOLVER = Resolver(["192.0.2.53"], ["lan"], ["rotate"])
      ["10.96.0.10"], "search x\nnameserver 1.1.1.1\noptions ndots:2 debug\n")])
 def test_resolver_of_a_pod(spec: dict[str, Any], servers: list[str], text: str) -> None:
     dns = DnsConfig(servers, node=lambda: NODE_RESOLVER)
-    assert str(pod_resolver(make_pod(**spec), dns)) == text
+    assert str(dns.resolver(make_pod(**spec))) == text
     assert str(parse(text)) == text
 
 
