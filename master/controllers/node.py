@@ -20,6 +20,8 @@ from sampan.client.informer import either
 from sampan.client.protocol import Patch
 
 LEASE_NAMESPACE = "kube-node-lease"
+MONITOR_SECONDS = 5.0
+"""How often a lost node is looked at again while too much of its zone is lost (--node-monitor-period)."""
 
 
 def reference(node: Node) -> ObjectReference:
@@ -137,7 +139,7 @@ class NodeLifecycleController(Controller[str]):
         zone, now = plans.zone_of(node), self.deps.clock.monotonic()
         rate, begin = states[zone].rate, self._evicts_from.get(zone, now)
         if not rate or begin > now:
-            self.queue.add_after(node.metadata.name, max(begin - now, 1.0))
+            self.queue.add_after(node.metadata.name, max(begin - now, 1.0) if rate else MONITOR_SECONDS)
             return plans.Evicting.KEEP
         self._evicts_from[zone] = now + 1 / rate
         return plans.Evicting.ADD
