@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
@@ -15,6 +17,8 @@ class FakeAuthority:
         self._now = now
         self.rule = rule or _everything
         self.failure: AuthorityError | None = None
+        self.extra = 0.0
+        """Seconds that tokens really last beyond what was asked for."""
         self.orders: list[TokenOrder] = []
         self.reviews: list[tuple[Caller, Action]] = []
 
@@ -26,12 +30,16 @@ class FakeAuthority:
         return self.rule(caller, action)
 
     async def issue_token(self, order: TokenOrder) -> IssuedToken:
-        """A text that is another one each time."""
+        """Another one each time: three parts as a real one, of which the middle can be read."""
         if self.failure:
             raise self.failure
         self.orders.append(order)
-        text = f"{order.namespace}:{order.service_account}:{order.pod}:{','.join(order.audiences)}:{len(self.orders)}"
-        return IssuedToken(text, self._now(), self._now() + timedelta(seconds=order.seconds))
+        now = self._now()
+        ends = now + timedelta(seconds=order.seconds)
+        claims = {"iat": now.timestamp(), "exp": ends.timestamp() + self.extra, "aud": order.audiences,
+                  "sub": f"system:serviceaccount:{order.namespace}:{order.service_account}"}
+        middle = base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("=")
+        return IssuedToken(f"fake.{middle}.{len(self.orders)}", now, ends)
 
 
 def _everything(caller: Caller, _action: Action) -> Verdict:
