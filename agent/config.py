@@ -42,6 +42,8 @@ class Config:
     ca_hash: str
     pod_cidr: str
     proxy_healthz_address: str
+    cni_conf_dir: Path | None
+    cni_bin_dir: tuple[Path, ...]
     network_backend: str
     vxlan_checksum_offload: bool
     max_pods: int
@@ -166,6 +168,10 @@ _OPTIONS = (
     Option("ca-hash", "", "HASH", "the hash of the cluster CA's public key, sha256:…", str),
     Option("pod-cidr", "", "CIDR", "the cluster's pod network, which pods reach without masquerade (default: the "
            "node's own part)", _network),
+    Option("cni-conf-dir", "", "DIR", "have CNI plugins make the pods' network, by the first configuration in there "
+           "(default: the built-in network)", optional_path),
+    Option("cni-bin-dir", "/opt/cni/bin,/usr/lib/cni,/usr/libexec/cni", "DIRS", "where CNI plugins are, separated by "
+           "commas", lambda text: tuple(absolute_path(part.strip()) for part in text.split(",") if part.strip())),
     Option("network-backend", VXLAN, "NAME", "how pods of other nodes are reached: vxlan, or host-gw where all nodes "
            "share a link; the same on every node", _one_of(*BACKENDS)),
     Option("vxlan-checksum-offload", "off", "on|off", "leave checksums of VXLAN packets to the network card",

@@ -10,7 +10,6 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
-from ipaddress import IPv4Address
 from pathlib import Path
 
 from agent import config as settings
@@ -28,6 +27,7 @@ from agent.link.files import NodeFiles
 from agent.link.link import Link
 from agent.link.protocol import JoinError
 from agent.link.streams import AgentStreams, NamespaceConnector
+from agent.network.choice import ManagedNetwork, make_network
 from agent.network.peers import announce
 from agent.network.setup import NetworkSetup
 from agent.node.facts import FactsError, HostFacts, health, host_facts, node_address
@@ -53,8 +53,6 @@ from agent.volumes.host import HostVolumes
 from agent.volumes.mounts import HostMounter
 from agent.volumes.tokens import PodTokens
 from netplugin import netns
-from netplugin.network import NodeNetwork
-from netplugin.overlay import Settings as OverlaySettings
 from netplugin.protocol import NetworkError
 from sampan import __version__
 from sampan.api.resources import NODES
@@ -143,7 +141,7 @@ class Agent:
             await network.close()
             await engine.close()
 
-    def _rooms(self, engine: Engine, network: NodeNetwork, volumes: HostVolumes, cgroups: NodeCgroups, link: Link,
+    def _rooms(self, engine: Engine, network: ManagedNetwork, volumes: HostVolumes, cgroups: NodeCgroups, link: Link,
                facts: HostFacts, address: str, prober: MeasuredProber, metrics: AgentMetrics) -> Rooms:
         config, clock = self._config, self._clock
 
@@ -196,15 +194,6 @@ class Agent:
                 async with asyncio.timeout(NETWORK_PATIENCE):
                     await setup.ready.wait()
         await heartbeat.run()
-
-
-def make_network(config: settings.Config, clock: Clock, address: str = "") -> NodeNetwork:
-    """The pod network, with its files under the run directory. `address`: the node's; without it, no other node's
-    pods are reached.
-    """
-    overlay = OverlaySettings(IPv4Address(address), config.network_backend,
-                              config.vxlan_checksum_offload) if address else None
-    return NodeNetwork(config.run_dir / "ipam", cluster_cidr=config.pod_cidr, overlay=overlay, clock=clock)
 
 
 def make_volumes(config: settings.Config, clock: Clock) -> HostVolumes:

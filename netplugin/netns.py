@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from netplugin.protocol import NetworkError
 
 _CLONE_NEWNET = 0x40000000
-_SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
+_SIOCSIFFLAGS, _SIOCGIFADDR, _IFF_UP = 0x8914, 0x8915, 1
 
 
 @contextlib.contextmanager
@@ -72,6 +72,16 @@ def has_interface(where: str, name: str) -> bool:
     """Whether the namespace at that path has such an interface. Call it in a pool thread."""
     with entered(where):
         return name in (found for _, found in socket.if_nameindex())
+
+
+def address(where: str, name: str) -> str:
+    """The first IPv4 address of an interface in the namespace at that path, "" for none. Call it in a pool thread."""
+    with entered(where), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            answer = fcntl.ioctl(sock, _SIOCGIFADDR, struct.pack("16s24x", name.encode()))
+        except OSError:
+            return ""
+        return socket.inet_ntoa(answer[20:24])
 
 
 def open_socket(pid: int, family: int = socket.AF_INET, kind: int = socket.SOCK_STREAM) -> socket.socket:
