@@ -136,12 +136,14 @@ def _absolute(path: Path | None) -> Path | None:
 
 def _exec(lab: Lab, host: Host, argv: list[str]) -> None:
     """Become the command; CommandError where that cannot be."""
+    from sampan.lab.engine import enter  # noqa: PLC0415 - as above
+
     command = argv[1:] if argv[:1] == ["--"] else argv
     command = command or [os.environ.get("SHELL", "/bin/sh")]
     tools = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     environment = {**os.environ, **host.environment, "PATH": tools, "KUBECONFIG": str(lab.kubeconfig)}
     sys.stdout.flush()
     try:
-        os.execvpe(host.enter[0], [*host.enter, "--", *command], environment)  # noqa: S606 - the user's command
+        os.execvpe("nsenter", [*enter(host), *command], environment)  # noqa: S606 - the user's command
     except OSError as error:
-        raise CommandError(f"{host.enter[0]}: {error.strerror}") from error
+        raise CommandError(f"nsenter: {error.strerror}") from error

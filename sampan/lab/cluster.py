@@ -37,8 +37,6 @@ def write_configuration(lab: Lab, host: Host) -> None:
         "cert-dir": str(paths.data / "agent/pki"), "bootstrap-token-file": str(paths.bootstrap_token),
         "cgroup-root": host.pods_cgroup, "pod-cidr": "10.244.0.0/16",
     }
-    if engine.own_resolv_conf():
-        agent["resolv-conf"] = str(engine.REAL_RESOLV_CONF)
     configure.write_once(paths.agent_config, agent, "sampan-agent")
     if host.master:
         master = {"data-dir": str(paths.data / "master"), "pki-dir": str(paths.pki), "advertise-address": host.ip}
@@ -103,8 +101,11 @@ async def give_token(lab: Lab, host: Host) -> None:
 
 
 async def until_ready(lab: Lab, host: Host) -> None:
-    """Return when the node is Ready, and the master's is marked as such; its token goes."""
-    marked = not host.master
+    """Return when the node is Ready, and the master's is marked as such; its token goes.
+
+    Where the master's host is the only one, nothing keeps ordinary pods from it.
+    """
+    marked = not host.master or lab.nodes == 1
     async with objects.connect(lab.kubeconfig) as client:
 
         async def ready() -> bool:

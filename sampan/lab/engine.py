@@ -9,6 +9,7 @@ import shlex
 import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Literal
 
 from sampan.cli.background import ENVIRONMENT, Supervised
 from sampan.lab import shell
@@ -69,18 +70,18 @@ exec runc "$@"
 """
 
 
-def unit(host: Host, part: Part) -> Supervised:
-    """The supervisor of a part of a host."""
+def unit(host: Host, part: Part | Literal["mounts"]) -> Supervised:
+    """The supervisor of a part of a host, or of what holds its mounts."""
     return Supervised(host.paths.run / f"{part}.pid", host.paths.log / f"{part}.log")
 
 
-async def start_unit(host: Host, part: Part, command: list[str]) -> bool:
+async def start_unit(host: Host, part: Part | Literal["mounts"], command: list[str]) -> bool:
     """Have a part run on a host; tells whether it had to be started."""
     supervised = unit(host, part)
     if supervised.pid:
         return False
     supervised.pidfile.unlink(missing_ok=True)
-    await shell.run(*host.enter, *supervised.launch(command), more={**host.environment, **ENVIRONMENT})
+    await shell.run(*enter(host), *supervised.launch(command), more={**host.environment, **ENVIRONMENT})
     return True
 
 
@@ -111,9 +112,8 @@ async def start_docker(host: Host) -> None:
         command += await without_resource_rights(host)
     (host.paths.config / "daemon.json").write_text("{}\n")
     # A pid file that a killed engine left may name a process that is another's by now.
-    script = f"rm -f {run}/docker-engine.pid; {own_resolv_conf()}exec {shlex.join(command)}"
-    await start_unit(host, "docker", ["unshare", "--mount", "--propagation", "slave", "sh", "-c", script]
-                     if own_resolv_conf() else ["sh", "-c", script])
+    script = f"rm -f {run}/docker-engine.pid; exec {shlex.join(command)}"
+    await start_unit(host, "docker", ["sh", "-c", script])
     await until(host, "docker", lambda: answers(host))
 
 
@@ -129,12 +129,37 @@ async def without_resource_rights(host: Host) -> list[str]:
     return options
 
 
-def own_resolv_conf() -> str:
-    """The shell line that gives the engine name servers it can reach, "" where it has some."""
+def own_name_servers_needed() -> bool:
+    """Whether the machine's name servers are on its loopback only, as systemd-resolved's, and the real ones known."""
     servers = re.findall(r"^nameserver\s+(\S+)", shell.read_setting(RESOLV_CONF), re.MULTILINE)
-    if not servers or not all(server.startswith("127.") for server in servers) or not REAL_RESOLV_CONF.exists():
-        return ""
-    return f"mount --bind {REAL_RESOLV_CONF} {RESOLV_CONF}; "
+    return bool(servers) and all(server.startswith("127.") for server in servers) and REAL_RESOLV_CONF.exists()
+
+
+async def make_mounts(host: Host) -> None:
+    """A mount namespace for the host where it needs an /etc/resolv.conf of its own; a sleeping process holds it.
+
+    What is mounted in it, the machine does not see. (Held by a mount, as unshare(1) can do, it would need no process;
+    kernels that number namespaces by CPU refuse that now and then.)
+    """
+    ready = host.paths.run / "mounts.ready"
+    if unit(host, "mounts").pid or not own_name_servers_needed():
+        return
+    ready.unlink(missing_ok=True)
+    script = (f"mount --make-rshared / && mount --bind {REAL_RESOLV_CONF} {RESOLV_CONF} && touch {ready} && "
+              "exec sleep infinity")
+    await start_unit(host, "mounts", ["unshare", "--mount", "--propagation", "slave", "sh", "-c", script])
+
+    async def done() -> bool:
+        return ready.exists()
+
+    await until(host, "mounts", done)
+
+
+def enter(host: Host) -> list[str]:
+    """The command that enters a host. (`ip netns exec` would remount /sys and hide the cgroups.)"""
+    holder = unit(host, "mounts").child
+    mounts = [f"--mount=/proc/{holder}/ns/mnt"] if holder else []
+    return ["nsenter", f"--net=/run/netns/{host.namespace}", *mounts, "--"]
 
 
 def has_capability(number: int) -> bool:
@@ -156,7 +181,8 @@ async def answers(host: Host) -> bool:
     return False
 
 
-async def until(host: Host, part: Part, holds: Callable[[], Awaitable[bool]], seconds: float = START_SECONDS) -> None:
+async def until(host: Host, part: Part | Literal["mounts"], holds: Callable[[], Awaitable[bool]],
+                seconds: float = START_SECONDS) -> None:
     """Wait until a part of a host does what it should; LabError with the end of its log when it does not."""
     try:
         async with asyncio.timeout(seconds):

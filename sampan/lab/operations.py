@@ -84,6 +84,7 @@ async def prepare(name: str, nodes: int, subnet: str, data: Path | None, tell: T
     await wires.lay_switch(lab)
     for host in lab.hosts:
         await wires.plug_in(lab, host)
+        await engine.make_mounts(host)
     tell(f"{len(lab.hosts)} hosts in {lab.subnet}, this machine is {lab.gateway}")
     return lab
 
@@ -164,11 +165,13 @@ async def take_away(name: str, places: Sequence[Path]) -> bool:
 async def start(lab: Lab, host: Host, part: Part | None) -> None:
     """Switch a host on, or start one part of it; what runs is left alone."""
     await wires.plug_in(lab, host)
+    await engine.make_mounts(host)
     for one in _chosen(host, part):
         match one:
             case "containerd":
                 await engine.start_containerd(host)
             case "docker":
+                await engine.start_containerd(host)  # as docker.service requires it
                 await engine.start_docker(host)
             case "master":
                 await cluster.start_master(lab)

@@ -49,11 +49,6 @@ class Host:
         return tuple(part for part in PARTS if self.master or part != "master")
 
     @property
-    def enter(self) -> tuple[str, ...]:
-        """The command that enters it. (`ip netns exec` would remount /sys and hide the cgroups.)"""
-        return ("nsenter", f"--net=/run/netns/{self.namespace}")
-
-    @property
     def docker_host(self) -> str:
         """What DOCKER_HOST wants."""
         return f"unix://{self.paths.run}/docker.sock"

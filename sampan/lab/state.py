@@ -59,6 +59,9 @@ def load(name: str) -> Lab:
 
 
 def everyone() -> list[Lab]:
-    """All labs on this machine."""
-    found = (find(path.parent.name) for path in sorted(STATES.glob(f"*/{FILE}")))
+    """All labs on this machine whose state can be read."""
+    found = []
+    for path in sorted(STATES.glob(f"*/{FILE}")):
+        with contextlib.suppress(LabError):
+            found.append(find(path.parent.name))
     return [lab for lab in found if lab is not None]

@@ -127,6 +127,24 @@ def test_a_host_that_is_cut_off_keeps_its_pods_and_follows_once_the_cable_is_men
     assert space.run("crashes", "cat", "/keep/marks").split() == ["begun", "begun"]
 
 
+def test_the_masters_host_loses_its_power_and_nothing_of_the_cluster(lab: LabHandle, space: LabSpace) -> None:
+    space.create(web(3))
+    before = space.pods.until("three are ready", lambda pods: len(pods) == 3 and all(map(is_ready, pods.values())), 90)
+    boxes = {name: space.box(name)["Id"] for name in before}
+    space("create", "configmap", "written-last", "--from-literal=a=b")
+    lab.kill("master")
+    assert lab.kubectl().run("get", "nodes", "--request-timeout=2s").code != 0
+    lab.docker("node1", "ps")
+    lab.start("master")
+    assert space("get", "configmap", "written-last", "-o", "jsonpath={.data.a}") == "b"
+    lab.until_ready()
+    space("scale", "deployment/web", "--replicas=4")
+    after = space.pods.until("a fourth is ready", lambda pods: len(pods) == 4 and all(map(is_ready, pods.values())), 90)
+    for name, seen in before.items():
+        assert after[name]["metadata"]["uid"] == seen["metadata"]["uid"]
+        assert space.box(name)["Id"] == boxes[name]
+
+
 def some_pod(number: int, rng: random.Random) -> Json:
     """A pod of one of several kinds, for any host, so that kills meet all steps."""
     extra: dict[str, object] = {"tolerations": [{"operator": "Exists"}]}
@@ -149,7 +167,7 @@ def test_two_hundred_pods_come_and_go_on_all_hosts_while_agents_are_killed(lab: 
 
     def kill() -> None:
         names = sorted(lab.nodes)
-        while not over.wait(moments.uniform(0.5, 3)):
+        while not over.wait(moments.uniform(0.5, 4)):
             killed.append(moments.choice(names))
             lab.restart(killed[-1], "agent", kill=True)
 

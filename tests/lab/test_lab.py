@@ -183,7 +183,7 @@ def test_a_second_lab_beside_it_and_nothing_is_left_of_one_whose_making_was_kill
                                                                                   tmp_path: Path) -> None:
     other = LabHandle(f"{lab.name}b")
     try:
-        for line in ("hosts in", "Docker Engine answers", "API ready"):
+        for line in ("Docker Engine answers", "API ready"):
             interrupt(other, tmp_path, line)
             assert "is gone" in other.sampan("down", "--dir", str(tmp_path / "disks")).stdout
             assert remains(other.name) == []
@@ -194,14 +194,49 @@ def test_a_second_lab_beside_it_and_nothing_is_left_of_one_whose_making_was_kill
         assert ready_nodes(other.kubectl()) == {"master"}
         assert ready_nodes(lab.kubectl()) == set(lab.nodes)
         engine.import_image(engine_of(other.node("master")))
-        other.kubectl()("run", "box", f"--image={IMAGE}", "--command", "--overrides", json.dumps(
-            {"spec": {"tolerations": [{"operator": "Exists"}]}}), "--", *SLEEP)
+        other.kubectl()("run", "box", f"--image={IMAGE}", "--command", "--", *SLEEP)
         other.kubectl()("wait", "--for=condition=Ready", "pod/box", "--timeout=60s", timeout=70)
     finally:
         other.sampan("down", "--dir", str(tmp_path / "disks"))
     assert remains(other.name) == []
     assert "there is no lab" in other.sampan("down").stdout
     assert lab.kubectl()("get", "--raw", "/readyz") == "ok"
+
+
+STUB = """
+set -e
+mount --bind {folder}/stub /etc/resolv.conf
+mkdir -p /run/systemd
+mount -t tmpfs tmpfs /run/systemd
+mkdir /run/systemd/resolve
+echo nameserver 192.0.2.77 > /run/systemd/resolve/resolv.conf
+trap "{sampan} lab down --name {name} --dir {folder}/disks" EXIT
+{sampan} lab up --name {name} --nodes 1 --dir {folder}/disks
+{sampan} lab exec --name {name} master -- cat /etc/resolv.conf
+cat /proc/$(cat /run/sampan-lab/{name}/master/docker-engine.pid)/root/etc/resolv.conf
+export KUBECONFIG={folder}/disks/kubeconfig
+{python} -m tests.support.lab box --name {name}
+kubectl create -f {folder}/pod.json
+kubectl wait --for=condition=Ready pod/box --timeout=90s
+kubectl exec box -- df /memory
+"""
+
+
+def test_where_the_machines_resolver_is_on_loopback_hosts_ask_the_servers_behind_it(
+        lab: LabHandle, tmp_path: Path) -> None:
+    """As with systemd-resolved, played in a mount namespace: engines, agents and containers see the same mounts."""
+    name = f"{lab.name}c"
+    (tmp_path / "stub").write_text("nameserver 127.0.0.53\n")
+    (tmp_path / "pod.json").write_text(json.dumps(pod(
+        "box", volumes=[{"name": "memory", "emptyDir": {"medium": "Memory"}}],
+        app={"volumeMounts": [{"name": "memory", "mountPath": "/memory"}]})))
+    script = STUB.format(folder=tmp_path, sampan=SAMPAN, python=sys.executable, name=name)
+    done = subprocess.run(["unshare", "--mount", "--propagation", "shared", "sh", "-c", script], capture_output=True,
+                          text=True, check=False, timeout=240)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("nameserver 192.0.2.77") == 2
+    assert "tmpfs" in done.stdout.partition("pod/box condition met")[2]
+    assert remains(name) == []
 
 
 def interrupt(lab: LabHandle, folder: Path, line: str) -> None:

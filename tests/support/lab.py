@@ -6,6 +6,7 @@ running: that is quicker while one works at them. `sampan lab up --name NAME` ma
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -316,3 +317,16 @@ def remains(name: str) -> list[str]:
                 continue
             found += [f"process {entry.name}: {words}"] if any(mark in words for mark in marks) else []
     return found
+
+
+def main() -> int:
+    """The command: give a lab's nodes the test image."""
+    parser = argparse.ArgumentParser(prog="python -m tests.support.lab", description="for trying things by hand")
+    parser.add_argument("action", choices=["box"], help=f"import {IMAGE} into every node's engine")
+    parser.add_argument("--name", default="lab", help="the lab (default: %(default)s)")
+    LabHandle(parser.parse_args().name).load_box()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -79,9 +79,9 @@ def test_the_engine_is_given_name_servers_where_the_machines_are_on_loopback(
     (tmp_path / "real").write_text("nameserver 192.0.2.1\n")
     monkeypatch.setattr(engine, "RESOLV_CONF", tmp_path / "resolv.conf")
     monkeypatch.setattr(engine, "REAL_RESOLV_CONF", tmp_path / "real")
-    assert bool(engine.own_resolv_conf()) == own
+    assert engine.own_name_servers_needed() == own
     monkeypatch.setattr(engine, "REAL_RESOLV_CONF", tmp_path / "missing")
-    assert not engine.own_resolv_conf()
+    assert not engine.own_name_servers_needed()
 
 
 PROCESS = {"oomScoreAdj": -998, "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 1048576, "soft": 1048576},
@@ -128,6 +128,7 @@ def test_the_state_is_found_again_and_a_broken_one_is_told(tmp_path: Path, monke
     (one.state / state.FILE).write_text("{")
     with pytest.raises(LabError, match="cannot be read"):
         state.load("lab")
+    assert state.everyone() == []  # nobody else suffers from it
 
 
 def test_the_status_of_a_lab_that_is_off(tmp_path: Path) -> None:
