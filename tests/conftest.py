@@ -9,9 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from tests.support.engine import EngineHandle
+
+# How long an example takes says more about the machine than about the code.
+settings.register_profile("sampan", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("sampan")
 
 
 @pytest.fixture(scope="session")
