@@ -116,7 +116,8 @@ class Agent:
             port = NodePort(NodeParts(
                 config.node_name, address, config.port, facts, link, files, manager, prober, metrics, hierarchies(),
                 (str(config.root_dir), info.root_dir), clock, configz(config, info)))
-            link.serve_streams(AgentStreams(engine, manager, NamespaceConnector(netns.open_socket), clock))
+            link.serve_streams(AgentStreams(engine, manager, NamespaceConnector(netns.open_socket), clock,
+                                            own=port.paths.handle))
             about = NodeSettings(config.node_name, address, config.max_pods, config.port)
             heartbeat = Heartbeat(about, facts, health, engine, link.view, link.reports, clock,
                                   problems=(setup.problem,), news=news,

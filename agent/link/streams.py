@@ -16,6 +16,7 @@ import grpc.aio
 from agent.engine.protocol import Engine, EngineError, NotFound, Stream
 from agent.link.containers import NoContainer, log_container, running_container
 from agent.link.protocol import Connector, PodLookup
+from agent.server.http import Handler, converse
 from sampan.api.types import core_v1
 from sampan.loop.clock import Clock
 from sampan.nodeline import CHUNK, STDERR, STDOUT
@@ -96,10 +97,29 @@ class _Session:
             await self._call.write(frame)
 
 
+class _SessionWire:
+    """A session as one connection of HTTP (agent.server.http.Wire)."""
+
+    def __init__(self, session: _Session) -> None:
+        self._session = session
+
+    async def read(self) -> bytes:
+        while (frame := await self._session.receive()) is not None:
+            if frame.WhichOneof("body") == "data":
+                return b"" if frame.data.end else frame.data.data
+        return b""
+
+    async def write(self, data: bytes) -> None:
+        await self._session.send(STDOUT, data)
+
+
 class AgentStreams:
     """Answers the master's Open messages. `pods` knows the pods, `connector` the way into their networks."""
 
-    def __init__(self, engine: Engine, pods: PodLookup, connector: Connector, clock: Clock) -> None:
+    def __init__(self, engine: Engine, pods: PodLookup, connector: Connector, clock: Clock,
+                 own: Handler | None = None) -> None:
+        """`own` answers requests to the node's own port; whoever may make them, the master has decided."""
+        self._own = own
         self._engine = engine
         self._pods = pods
         self._connector = connector
@@ -142,6 +162,9 @@ class AgentStreams:
             await self._logs(session, request.logs)
         elif kind == "port_forward":
             await self._port_forward(session, request.port_forward)
+        elif kind == "proxy" and self._own and not request.proxy.address:
+            await session.ready()
+            await converse(_SessionWire(session), self._own)
         else:
             raise _Refusal(501, "NotImplemented", "this agent does not know that kind of session")
 

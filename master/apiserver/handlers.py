@@ -227,7 +227,8 @@ class ResourceHandlers:
                            user: User) -> web.StreamResponse:
         name = info.subresource
         subresource = find(served, name)
-        if subresource is None or len(info.parts) > 3 or (served.resource.namespaced and not info.namespace):
+        below = len(info.parts) > 3 and name != "proxy"  # whose path goes on behind it
+        if subresource is None or below or (served.resource.namespaced and not info.namespace):
             raise no_such_resource()
         if info.verb not in subresource.verbs:
             raise no_such_method()

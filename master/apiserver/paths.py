@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import gzip
 import hashlib
 import platform
 from collections.abc import Mapping
@@ -83,9 +81,9 @@ class Paths:
             case ["cacerts"]:
                 return send(self._ca, content_type=_TEXT)
             case ["metrics"]:
-                return await self._page(request, "")
+                return send(await self._metrics.render(), content_type=CONTENT_TYPE)
             case ["metrics", "state"]:
-                return await self._page(request, "state")
+                return send(await self._metrics.render("state"), content_type=CONTENT_TYPE)
         if info.path in self._fixed:
             body, content_type = self._fixed[info.path]
             return send(body, content_type=content_type, headers={"Cache-Control": "public, max-age=3600"})
@@ -95,13 +93,6 @@ class Paths:
         if parts and parts[0] in ("api", "apis"):
             return len(parts) <= 3 and self._document(parts[0], parts[1:], Media()) is not None
         return not parts or parts[0] in _ROOTS or path in self._fixed
-
-    async def _page(self, request: web.BaseRequest, page: str) -> web.Response:
-        body = await self._metrics.render(page)
-        if "gzip" not in request.headers.get("Accept-Encoding", ""):
-            return send(body, content_type=CONTENT_TYPE)
-        packed = await asyncio.to_thread(gzip.compress, body, 1)
-        return send(packed, content_type=CONTENT_TYPE, headers={"Content-Encoding": "gzip", "Vary": "Accept-Encoding"})
 
     # --- discovery ------------------------------------------------------------------------------------------------
 

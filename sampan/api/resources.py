@@ -110,7 +110,9 @@ NAMESPACES = Resource("", "v1", "Namespace", "namespaces", core_v1.Namespace, na
                                     Subresource("finalize", "", "v1", "Namespace", ("update",))),
                       definition=_CORE + "Namespace")
 NODES = Resource("", "v1", "Node", "nodes", core_v1.Node, namespaced=False, short_names=("no",),
-                 subresources=(_status("", "v1", "Node"),), definition=_CORE + "Node")
+                 subresources=(_status("", "v1", "Node"),
+                               Subresource("proxy", "", "v1", "NodeProxyOptions", ("get",))),
+                 definition=_CORE + "Node")
 PODS = Resource("", "v1", "Pod", "pods", core_v1.Pod, short_names=("po",), categories=("all",),
                 subresources=(_status("", "v1", "Pod"),
                               Subresource("attach", "", "v1", "PodAttachOptions", _CONNECT),

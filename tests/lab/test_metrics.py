@@ -165,6 +165,23 @@ def test_its_account_may_read_this_and_no_more(lab: LabHandle, prometheus: Prome
     assert (error.value.code, error.value.read()) == (401, b"Unauthorized")
 
 
+def test_a_nodes_port_is_reached_through_the_api_server(lab: LabHandle, prometheus: Prometheus) -> None:
+    kubectl, node = lab.kubectl(), lab.workers[1].name
+    path = f"/api/v1/nodes/{node}/proxy"
+    assert f'kubelet_node_name{{node="{node}"}} 1.0' in kubectl("get", "--raw", f"{path}/metrics")
+    assert kubectl("get", "--raw", f"{path}/healthz") == "ok"
+    summary = json.loads(kubectl("get", "--raw", f"{path}/stats/summary?only_cpu_and_memory=true"))
+    assert summary["node"]["nodeName"] == node
+    assert "network" not in summary["node"]
+    missing = kubectl.run("get", "--raw", f"{path}/nothing")
+    assert missing.code == 1
+    assert "the server could not find the requested resource" in missing.err
+    assert kubectl.run("create", "--raw", f"{path}/pods", "-f", "/dev/null").code == 1
+    with pytest.raises(urllib.error.HTTPError) as error:  # nodes/metrics is not nodes/proxy
+        prometheus.api.text(f"{path}/metrics")
+    assert error.value.code == 403
+
+
 def test_what_kubelets_tell_beside_metrics(lab: LabHandle, space: LabSpace) -> None:
     """As metrics-server reads it: with a client certificate here."""
     space.pod("busy", ["sh", "-c", "trap 'exit 0' TERM; while :; do :; done & wait"])

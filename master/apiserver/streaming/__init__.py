@@ -1,4 +1,6 @@
-"""Connect handlers: logs, exec, attach and port-forward of pods, over every protocol that clients use for them."""
+"""Connect handlers: logs, exec, attach and port-forward of pods, over every protocol that clients use for them; and
+requests to nodes' own ports.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from aiohttp import web
 
 from master.apiserver.connect import ConnectHandlers
 from master.apiserver.request import RequestInfo
-from master.apiserver.streaming import logs, pods, portforward, remote
+from master.apiserver.streaming import logs, pods, portforward, proxy, remote
 from master.nodes.streams import StreamOpener
 
 Tree = dict[str, Any]
@@ -25,8 +27,8 @@ class PodStreams:
     @property
     def handlers(self) -> ConnectHandlers:
         """By plural and subresource, as the API server takes them."""
-        return {("pods", "log"): self.log, ("pods", "exec"): self.exec, ("pods", "attach"): self.attach,
-                ("pods", "portforward"): self.port_forward}
+        return {("nodes", "proxy"): self.node_proxy, ("pods", "log"): self.log, ("pods", "exec"): self.exec,
+                ("pods", "attach"): self.attach, ("pods", "portforward"): self.port_forward}
 
     async def log(self, request: web.BaseRequest, info: RequestInfo, pod: Tree) -> web.StreamResponse:
         """GET pods/log; a pod without a node has an empty log."""
@@ -35,6 +37,10 @@ class PodStreams:
         if not node:
             return web.Response(status=204)
         return await logs.serve(request, self._streams, node, wanted)
+
+    async def node_proxy(self, request: web.BaseRequest, info: RequestInfo, node: Tree) -> web.StreamResponse:
+        """GET on nodes/proxy; there is nothing on a node that could be changed so."""
+        return await proxy.serve(request, self._streams, node["metadata"]["name"], proxy.target(request.raw_path))
 
     async def exec(self, request: web.BaseRequest, info: RequestInfo, pod: Tree) -> web.StreamResponse:
         """GET or POST pods/exec."""
