@@ -22,7 +22,8 @@ _NAMES = ("add", "remove", "replace", "move", "copy", "test")
 def apply_json_patch(tree: Tree, patch: Any) -> Tree:
     """The patched copy; `patch` is the parsed body, a list of operations. 400, 413 (too many operations) or 422."""
     if not isinstance(patch, list):
-        raise bad_request("error decoding patch: a JSON patch is a list of operations")
+        raise bad_request(f"error decoding patch: json: cannot unmarshal {_json_kind(patch)} into Go value of type "
+                          "[]interface {}")
     if len(patch) > MAX_OPERATIONS:
         raise ApiError(413, "RequestEntityTooLarge",
                        f"Request entity too large: The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, "
@@ -40,7 +41,7 @@ def apply_json_patch(tree: Tree, patch: Any) -> Tree:
             result = jsonpatch.JsonPatch([operation]).apply(result, in_place=True)
         except jsonpatch.JsonPatchTestFailed as error:
             if operation["value"] is not None or not _is_absent(result, operation["path"]):
-                raise _unapplicable(f"testing path {operation['path']} value failed") from error
+                raise _unapplicable(f"testing value {operation['path']} failed: test failed") from error
         except (jsonpatch.JsonPatchException, jsonpatch.JsonPointerException, TypeError, KeyError, IndexError,
                 ValueError) as error:
             raise _unapplicable(f"{operation['op']} operation does not apply: {_why(operation, error)}") from error
@@ -61,23 +62,31 @@ def _is_absent(tree: Any, path: str) -> bool:
 def _why(operation: Tree, error: Exception) -> str:
     """What is wrong, without the whole object, which the libraries quote: it may be a Secret."""
     if isinstance(error, jsonpatch.JsonPatchPathNotFound) or "not found in" in str(error):
-        return f'doc is missing path: "{operation["from" if "from" in operation else "path"]}"'
+        return f'doc is missing path: "{operation["from" if "from" in operation else "path"]}": missing value'
     return str(error)[:200]
 
 
 def _check(operation: Any, index: int) -> None:
     """Whether an operation has the form that RFC 6902, section 4 asks for."""
     if not isinstance(operation, dict):
-        raise bad_request(f"error decoding patch: operation {index} is no object")
-    if operation.get("op") not in _NAMES:
-        raise bad_request(f"error decoding patch: operation {index} has an unknown op {operation.get('op')!r}")
-    pointers = ("path", "from") if operation["op"] in ("move", "copy") else ("path",)
-    for name in pointers:
+        raise bad_request(f"json: cannot unmarshal {_json_kind(operation)} into Go value of type jsonpatch.Operation")
+    op = operation.get("op", "unknown")
+    if op not in _NAMES:
+        raise _unapplicable(f"Unexpected kind: {op}")
+    for name in ("from", "path") if op in ("move", "copy") else ("path",):
         pointer = operation.get(name)
-        if not isinstance(pointer, str) or (pointer and not pointer.startswith("/")):
-            raise bad_request(f"error decoding patch: operation {index} has no valid {name}")
-    if operation["op"] in ("add", "replace", "test") and "value" not in operation:
-        raise bad_request(f"error decoding patch: operation {index} has no value")
+        if not isinstance(pointer, str):
+            raise _unapplicable(f"{op} operation failed to decode {name}: operation {index} is missing {name} field")
+        if pointer and not pointer.startswith("/"):
+            raise _unapplicable(f'{op} operation does not apply: doc is missing {name}: "{pointer}": missing value')
+    if op in ("add", "replace", "test") and "value" not in operation:
+        raise _unapplicable(f"{op} operation failed: operation {index} is missing value field")
+
+
+def _json_kind(value: Any) -> str:
+    """A value's type as Go's decoder names it."""
+    kinds = {dict: "object", list: "array", str: "string", bool: "bool", int: "number", float: "number"}
+    return kinds.get(type(value), "null")
 
 
 def _unapplicable(why: str) -> ApiError:

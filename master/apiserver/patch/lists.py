@@ -9,10 +9,21 @@ from sampan.api.errors import ApiError
 Tree = dict[str, Any]
 
 
+def go_value(value: Any) -> str:
+    """A value as Go prints it in upstream's messages: ``map[a:1 b:[x y]]``."""
+    if isinstance(value, dict):
+        return f"map[{' '.join(f'{key}:{go_value(value[key])}' for key in sorted(value))}]"
+    if isinstance(value, list):
+        return f"[{' '.join(map(go_value, value))}]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "<nil>" if value is None else str(value)
+
+
 def key_of(item: Any, merge_key: str) -> Any:
     """An entry's merge key; ApiError 422 where it has none."""
     if not isinstance(item, dict) or merge_key not in item:
-        raise ApiError(422, "Invalid", f"map: {item} does not contain declared merge key: {merge_key}")
+        raise ApiError(422, "Invalid", f"map: {go_value(item)} does not contain declared merge key: {merge_key}")
     return item[merge_key]
 
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from master.apiserver.patch.copying import copy_tree
-from master.apiserver.patch.lists import in_order, key_of, same_key
+from master.apiserver.patch.lists import go_value, in_order, key_of, same_key
 from master.apiserver.patch.merge_rules import Rules, rules_of
 from sampan.api.errors import ApiError, bad_request
 
@@ -46,7 +46,7 @@ def _merge_object(target: Tree, patch: Tree, rules: Rules) -> Tree:
         if directive == "delete":
             return {}
         if directive != "merge":
-            raise _unprocessable(f"unknown patch type: {directive} in map: {patch}")
+            raise _unprocessable(f"unknown patch type: {directive} in map: {go_value(patch)}")
     _retain_keys(target, patch)
     _ordered_lists(target, patch, rules)
     for key, value in patch.items():
@@ -124,7 +124,8 @@ def _check_order(change: list[Any], order: list[Any], merge_key: str) -> None:
         if merge_key:
             key_of(item, merge_key)
         if order and not any(same_key(item, candidate, merge_key) for candidate in left):
-            raise _unprocessable(f"The order in patch list:\n{change}\n doesn't match {_ORDER[:-1]} list:\n{order}\n")
+            raise _unprocessable(f"The order in patch list:\n{go_value(change)}\n doesn't match {_ORDER[:-1]} list:\n"
+                                 f"{go_value(order)}\n")
 
 
 def _merge_list(target: list[Any], patch: list[Any], key: str, rules: Rules) -> list[Any]:
@@ -138,7 +139,7 @@ def _merge_list(target: list[Any], patch: list[Any], key: str, rules: Rules) -> 
         raise _unprocessable("lists of lists are not supported")
     kinds = {type(item) is dict for item in (*target, *patch)}
     if len(kinds) > 1:
-        raise _unprocessable(f"list element types are not identical: {[target, patch]}")
+        raise _unprocessable(f"list element types are not identical: {go_value([target, patch])}")
     if not kinds.pop():
         both = list(dict.fromkeys([*target, *patch]))
         return in_order(both, patch, target, "")
@@ -164,7 +165,7 @@ def _list_directives(target: list[Tree], patch: list[Tree], merge_key: str) -> t
         elif directive == "merge":
             raise _unprocessable("merging lists cannot yet be specified in the patch")
         else:
-            raise _unprocessable(f"unknown patch type: {directive} in map: {item}")
+            raise _unprocessable(f"unknown patch type: {directive} in map: {go_value(item)}")
     return (changes, []) if replace else (target, changes)
 
 

@@ -32,8 +32,8 @@ def test_json_patch(patch: list[Any], wanted: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(("patch", "code"), [
-    ({}, 400), ("x", 400), ([1], 400), ([{"op": "jump", "path": "/a"}], 400), ([{"op": "add", "path": "a"}], 400),
-    ([{"op": "add", "path": "/a"}], 400), ([{"op": "move", "path": "/a"}], 400), ([{"path": "/a", "value": 1}], 400),
+    ({}, 400), ("x", 400), ([1], 400), ([{"op": "jump", "path": "/a"}], 422), ([{"op": "add", "path": "a"}], 422),
+    ([{"op": "add", "path": "/a"}], 422), ([{"op": "move", "path": "/a"}], 422), ([{"path": "/a", "value": 1}], 422),
     ([{"op": "test", "path": "/a", "value": 2}], 422), ([{"op": "test", "path": "/nope", "value": 2}], 422),
     ([{"op": "remove", "path": "/nope"}], 422), ([{"op": "replace", "path": "/nope", "value": 1}], 422),
     ([{"op": "add", "path": "/b/c/9", "value": 1}], 422), ([{"op": "add", "path": "/nope/x", "value": 1}], 422),
@@ -94,3 +94,18 @@ def scribble(value: Any) -> None:
         if isinstance(child, (dict, list)):
             scribble(child)
     value.clear()
+
+
+@pytest.mark.parametrize(("patch", "text"), [
+    ({"op": "add"}, "error decoding patch: json: cannot unmarshal object into Go value of type []interface {}"),
+    ([1], "json: cannot unmarshal number into Go value of type jsonpatch.Operation"),
+    ([{"op": "jump", "path": "/a"}], "Unexpected kind: jump"), ([{"path": "/a"}], "Unexpected kind: unknown"),
+    ([{"op": "test", "path": "/a", "value": 2}], "testing value /a failed: test failed"),
+    ([{"op": "remove", "path": "/x"}], 'remove operation does not apply: doc is missing path: "/x": missing value'),
+    ([{"op": "move", "path": "/x"}], "move operation failed to decode from: operation 0 is missing from field"),
+])
+def test_what_is_said_of_a_json_patch(patch: Any, text: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        apply_json_patch(BASE, patch)
+    said = caught.value.message.removeprefix("the server rejected our request due to an error in our request: ")
+    assert said == text

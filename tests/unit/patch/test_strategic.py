@@ -133,8 +133,8 @@ def test_a_replaced_strategy_field_is_taken_whole() -> None:
 
 @pytest.mark.parametrize(("definition", "tree", "patch", "code", "text"), [
     (META, {"labels": {"a": "1"}}, {"labels": {"$patch": "explode"}}, 422, "unknown patch type: explode in map"),
-    (POD_SPEC, {"containers": named("a")}, {"containers": [{"image": "x"}]}, 422,
-     "does not contain declared merge key: name"),
+    (POD_SPEC, {"containers": named("a")}, {"containers": [{"image": "x", "args": ["b", "c"], "tty": True}]}, 422,
+     "map: map[args:[b c] image:x tty:true] does not contain declared merge key: name"),
     (POD_SPEC, {"containers": named("a")}, {"containers": [{"$patch": "delete"}]}, 422, "declared merge key: name"),
     (POD_SPEC, {"containers": named("a")}, {"containers": [{"name": "a", "$patch": "merge"}]}, 422,
      "merging lists cannot yet be specified in the patch"),
