@@ -16,8 +16,8 @@ from sampan.lab.plan import Lab, LabError
 PACKAGES = {"ip": "iproute2", "iptables": "iptables", "nsenter": "util-linux", "dockerd": "docker.io or docker-ce",
             "containerd": "containerd or containerd.io", "docker": "docker.io or docker-ce-cli", "runc": "runc"}
 """The commands that a lab is made with, and the packages that bring them."""
-MEGABYTES = 400
-"""Memory that a host takes: engine, containerd, agent, a few pods; the master's takes about as much again."""
+MEGABYTES = 250
+"""Memory that a host takes: engine, containerd, agent, supervisors; the master and some pods take as much again."""
 INSTANCES, WATCHES = Path("/proc/sys/fs/inotify/max_user_instances"), Path("/proc/sys/fs/inotify/max_user_watches")
 LEAST = {INSTANCES: 8192, WATCHES: 524288}
 """What systemd/sampan.sysctl.conf sets on a host."""

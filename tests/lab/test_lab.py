@@ -90,6 +90,17 @@ def test_errors_say_what_to_do(lab: LabHandle) -> None:
     assert 'there is no lab "nosuch"' in done.stderr
 
 
+def test_what_the_machine_lacks_is_told_at_once_and_nothing_is_made(lab: LabHandle, tmp_path: Path) -> None:
+    (tmp_path / "docker").symlink_to("/usr/bin/docker")
+    done = subprocess.run([SAMPAN, "lab", "up", "--name", f"{lab.name}d"], capture_output=True, text=True, check=False,
+                          timeout=30, env={"PATH": str(tmp_path)})
+    assert done.returncode == 1
+    assert "this machine lacks what a lab needs:" in done.stderr
+    assert "the command nsenter: install util-linux" in done.stderr
+    assert "the command docker:" not in done.stderr
+    assert remains(f"{lab.name}d") == []
+
+
 def test_up_again_changes_nothing(lab: LabHandle) -> None:
     before = lab.status
     lab.sampan("up")
@@ -185,7 +196,8 @@ def test_a_second_lab_beside_it_and_nothing_is_left_of_one_whose_making_was_kill
     try:
         for line in ("Docker Engine answers", "API ready"):
             interrupt(other, tmp_path, line)
-            assert "is gone" in other.sampan("down", "--dir", str(tmp_path / "disks")).stdout
+            interrupt_down(other, tmp_path)
+            other.sampan("down", "--dir", str(tmp_path / "disks"))
             assert remains(other.name) == []
             assert not (tmp_path / "disks").exists()
         interrupt(other, tmp_path, "hosts in")
@@ -196,6 +208,7 @@ def test_a_second_lab_beside_it_and_nothing_is_left_of_one_whose_making_was_kill
         engine.import_image(engine_of(other.node("master")))
         other.kubectl()("run", "box", f"--image={IMAGE}", "--command", "--", *SLEEP)
         other.kubectl()("wait", "--for=condition=Ready", "pod/box", "--timeout=60s", timeout=70)
+        assert "is gone" in other.sampan("down").stdout
     finally:
         other.sampan("down", "--dir", str(tmp_path / "disks"))
     assert remains(other.name) == []
@@ -251,6 +264,16 @@ def interrupt(lab: LabHandle, folder: Path, line: str) -> None:
                 break
         process.kill()
         assert line in seen[-1], seen
+
+
+def interrupt_down(lab: LabHandle, folder: Path) -> None:
+    """Begin to take a lab away, and kill the command when the switch is gone."""
+    switch = Path(f"/run/netns/sampan-{lab.name}-switch")
+    command = [SAMPAN, "lab", "down", "--name", lab.name, "--dir", str(folder / "disks")]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        while switch.exists():
+            assert process.poll() is None
+        process.kill()
 
 
 def deployment(name: str, replicas: int) -> Json:

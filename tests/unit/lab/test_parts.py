@@ -35,7 +35,7 @@ def made_lab(root: Path, name: str = "lab") -> Lab:
     (replace(GOOD, commands=[*PACKAGES, "sampan-master", "sampan-agent"]), ["the command jq"]),
     (replace(GOOD, commands=[*PACKAGES, "sampan-master", "sampan-agent"], wrapper_needed=False), []),
     (replace(GOOD, snap=True), ["a Docker that is no snap"]),
-    (replace(GOOD, memory=1000), ["memory: 3 nodes take about 1600 MB"]),
+    (replace(GOOD, memory=900), ["memory: 3 nodes take about 1000 MB"]),
 ])
 def test_everything_that_is_missing_is_told_at_once(machine: Machine, words: list[str]) -> None:
     found = missing(machine, 3)
