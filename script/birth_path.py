@@ -39,7 +39,7 @@ PATH = {
         "agent/pods/manager.py", "agent/pods/worker.py", "agent/pods/plan.py", "agent/pods/steps.py",
         "agent/pods/model.py"),
     "the agent acts": (
-        "agent/pods/actions.py", "agent/pods/creation.py", "agent/pods/containers.py", "agent/engine/docker.py",
+        "agent/pods/actions.py", "agent/pods/creation.py", "agent/pods/containers.py", "agent/engine/docker/engine.py",
         "netplugin/network.py", "netplugin/ipam.py"),
     "its status comes back": ("agent/pods/status.py", "master/nodes/reports.py"),
 }

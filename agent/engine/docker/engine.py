@@ -1,4 +1,4 @@
-"""Docker behind the Engine protocol. The only module that knows the Docker SDK.
+"""The adapter between the Engine protocol and the Docker SDK.
 
 The SDK blocks, so each call runs in a bounded pool of threads with a timeout. One container's calls run one after
 another: when Docker hangs on one container, that costs one thread and only that container's pod waits. Streams hold
@@ -13,8 +13,6 @@ import io
 import json
 import os
 import signal
-import socket
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
@@ -25,15 +23,12 @@ from weakref import WeakValueDictionary
 
 import docker
 import docker.auth
-import docker.errors
-import requests
-from docker.constants import MINIMUM_DOCKER_API_VERSION
-from docker.transport.unixconn import UnixHTTPAdapter, UnixHTTPConnection, UnixHTTPConnectionPool
 
 from agent.cgroups.protocol import CgroupError
 from agent.cgroups.tree import Hierarchies, find_hierarchies
 from agent.cgroups.usage import usage_of_process
 from agent.engine import translate
+from agent.engine.docker.sdk import Conflict, Sdk, checked, send, url
 from agent.engine.protocol import (
     Container,
     ContainerSpec,
@@ -72,14 +67,11 @@ class DockerEngine:
         """`timeout` in seconds for quick calls; `slow_timeout` for those that move data (pull, load, remove)."""
         if not docker_host.startswith("unix://"):
             raise EngineError(f"{docker_host}: the engine must be on this host, at unix:///path/of/its.sock")
-        self._host = docker_host
         self._timeout = timeout
         self._slow_timeout = slow_timeout
-        self._workers = workers + slow_workers
         self._pool = ThreadPoolExecutor(workers, "engine")
         self._slow_pool = ThreadPoolExecutor(slow_workers, "engine-slow")
-        self._api: docker.APIClient | None = None
-        self._api_lock = threading.Lock()
+        self._sdk = Sdk(docker_host, timeout, workers + slow_workers)
         self._hierarchies: Hierarchies | None = None
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -97,8 +89,7 @@ class DockerEngine:
         """End the pools; calls that hang in Docker are left to their own timeouts."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._slow_pool.shutdown(wait=False, cancel_futures=True)
-        if self._api is not None:
-            self._api.close()
+        self._sdk.close()
 
     # -- containers
 
@@ -117,17 +108,17 @@ class DockerEngine:
         """NameConflict carries the id of the container that has the name."""
         config = translate.container_config(spec)
         try:
-            response = await self._call(f"create {spec.name}", lambda api: _send(
+            response = await self._call(f"create {spec.name}", lambda api: send(
                 api, "POST", "/containers/create", self._slow_timeout, json=config, params={"name": spec.name}),
                 turn=spec.name, limit=self._slow_timeout)
             return str(response.json()["Id"])
-        except _Conflict as error:
+        except Conflict as error:
             holder = translate.conflict_holder(str(error)) or (await self._inspect_raw(spec.name))["Id"]
             raise NameConflict(str(error), holder) from error
 
     async def start(self, container_id: str) -> None:
         """Starting a running one changes nothing."""
-        await self._call(f"start {container_id}", lambda api: _send(
+        await self._call(f"start {container_id}", lambda api: send(
             api, "POST", f"/containers/{container_id}/start", self._slow_timeout), turn=container_id,
             limit=self._slow_timeout)
 
@@ -154,18 +145,18 @@ class DockerEngine:
 
     async def kill(self, container_id: str, signal: str = "SIGKILL") -> None:
         """Send a signal; one that has ended or is gone needs none."""
-        with contextlib.suppress(_Conflict, NotFound):  # 409: the container is not running
+        with contextlib.suppress(Conflict, NotFound):  # 409: the container is not running
             await self._call(f"kill {container_id}", lambda api: api.kill(container_id, signal), turn=container_id)
 
     async def remove(self, container_id: str) -> None:
         """By force, with anonymous volumes. One that Docker is removing already counts as gone."""
         try:
-            await self._call(f"remove {container_id}", lambda api: _send(
+            await self._call(f"remove {container_id}", lambda api: send(
                 api, "DELETE", f"/containers/{container_id}", self._slow_timeout, params={"v": 1, "force": 1}),
                 turn=container_id, pool=self._slow_pool, limit=self._slow_timeout)
         except NotFound:
             return
-        except _Conflict as error:
+        except Conflict as error:
             if "already in progress" not in str(error):
                 raise
 
@@ -173,7 +164,7 @@ class DockerEngine:
         """Docker has no way to change oom_score_adj of a running container; the rest changes at once."""
         body = translate.limits_config(limits)
         await self._call(f"update {container_id}",
-                         lambda api: _send(api, "POST", f"/containers/{container_id}/update", self._timeout, json=body),
+                         lambda api: send(api, "POST", f"/containers/{container_id}/update", self._timeout, json=body),
                          turn=container_id)
 
     async def events(self, labels: Mapping[str, str], since: datetime | None = None) -> AsyncIterator[EngineEvent]:
@@ -199,7 +190,7 @@ class DockerEngine:
         """None where there is none."""
         try:
             return await self._call(f"image {reference}", lambda api: translate.image(
-                _send(api, "GET", f"/images/{quote(reference)}/json", self._timeout).json()))
+                send(api, "GET", f"/images/{quote(reference)}/json", self._timeout).json()))
         except NotFound:
             return None
 
@@ -228,7 +219,7 @@ class DockerEngine:
 
         def load(api: docker.APIClient) -> None:
             with data:
-                response = _send(api, "POST", "/images/load", limit, data=data)
+                response = send(api, "POST", "/images/load", limit, data=data)
             for line in response.text.splitlines():
                 if line and "error" in (message := json.loads(line)):
                     raise EngineError(message["error"])
@@ -352,9 +343,9 @@ class DockerEngine:
         wanted = True
 
         def opened(api: docker.APIClient) -> Handover:
-            response = api.request(method, _url(api, path), params=params, json=body, stream=True,
+            response = api.request(method, url(api, path), params=params, json=body, stream=True,
                                    headers={**extra, **(headers or {})}, timeout=limit)
-            taken.append(take_socket(_checked(response)))
+            taken.append(take_socket(checked(response)))
             if not wanted:
                 taken[0].sock.close()
             return taken[0]
@@ -385,7 +376,7 @@ class DockerEngine:
     def _submit(self, function: Callable[[docker.APIClient], R], pool: ThreadPoolExecutor,
                 lock: asyncio.Lock | None) -> Awaitable[R]:
         try:
-            future = pool.submit(self._blocking, function)
+            future = pool.submit(self._sdk.call, function)
         except RuntimeError as error:  # the pool was closed
             if lock is not None:
                 lock.release()
@@ -406,101 +397,6 @@ class DockerEngine:
             raise EngineError(str(error)) from error
         return ContainerStats(used.cpu_nanoseconds, used.memory_bytes, used.working_set_bytes)
 
-    def _blocking(self, function: Callable[[docker.APIClient], R]) -> R:
-        """In a pool thread: call, and translate what goes wrong."""
-        try:
-            return function(self._connected())
-        except EngineError:
-            raise
-        except docker.errors.APIError as error:
-            raise _refusal(error.status_code or 0, error.explanation or str(error)) from error
-        except (requests.exceptions.Timeout, TimeoutError) as error:
-            raise EngineTimeout(f"no answer from the engine: {error}") from error
-        except (requests.exceptions.RequestException, docker.errors.DockerException, OSError) as error:
-            raise EngineUnavailable(f"cannot reach the engine at {self._host}: {error}") from error
-
-    def _connected(self) -> docker.APIClient:
-        with self._api_lock:
-            if self._api is None:
-                oldest = _client(self._host, MINIMUM_DOCKER_API_VERSION, self._timeout, self._workers)
-                with contextlib.closing(oldest):
-                    version = str(oldest.version(api_version=False)["ApiVersion"])
-                self._api = _client(self._host, version, self._timeout, self._workers)
-            return self._api
-
-
-def _client(host: str, version: str, timeout: float, connections: int) -> docker.APIClient:
-    api = docker.APIClient(host, version=version, timeout=int(timeout))
-    api.mount("http+docker://", _Adapter(host.replace("unix://", "http+unix://"), int(timeout), connections))
-    api.trust_env = False  # no look for proxies and .netrc on each request
-    return api
-
-
-class _Connection(UnixHTTPConnection):
-    """As the SDK's, but closes its socket when there is nobody to connect to."""
-
-    def connect(self) -> None:
-        """Connect to the engine's socket."""
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            sock.settimeout(self.timeout)
-            sock.connect(self.unix_socket)
-        except OSError:
-            sock.close()
-            raise
-        self.sock = sock
-
-
-class _ConnectionPool(UnixHTTPConnectionPool):
-    """Makes such connections."""
-
-    def _new_conn(self) -> _Connection:  # type: ignore[override]  # as the SDK's own class does
-        return _Connection(self.base_url, self.socket_path, self.timeout)  # type: ignore[arg-type]  # as above
-
-
-class _Adapter(UnixHTTPAdapter):
-    """One pool for all calls, whose connections are used again; the SDK's has a pool for each URL."""
-
-    def __init__(self, socket_url: str, timeout: int, connections: int) -> None:
-        super().__init__(socket_url, timeout, max_pool_size=connections)
-        self._pool = _ConnectionPool(socket_url, self.socket_path, timeout, maxsize=connections)
-
-    def get_connection(self, url: str | bytes, proxies: Any = None) -> _ConnectionPool:
-        """The pool, whatever the URL."""
-        return self._pool
-
-    def close(self) -> None:
-        """Close idle connections."""
-        self._pool.close()
-
-
-class _Conflict(EngineError):
-    """409: what was asked does not fit the container's state. Callers outside see an EngineError."""
-
-
-def _refusal(status: int, message: str) -> EngineError:
-    """Docker's status code and message as one of our errors."""
-    if status == 404:
-        return NotFound(message)
-    return _Conflict(message) if status == 409 else EngineError(message)
-
-
-def _checked(response: requests.Response) -> requests.Response:
-    """The response, unless it is a refusal."""
-    if response.status_code < 400:
-        return response
-    with contextlib.closing(response):
-        try:
-            message = str(response.json()["message"])
-        except (ValueError, KeyError, TypeError):
-            message = response.text.strip() or f"HTTP {response.status_code}"
-    raise _refusal(response.status_code, message)
-
-
-def _send(api: docker.APIClient, method: str, path: str, timeout: float, **rest: Any) -> requests.Response:
-    """A request with a time limit of its own, in seconds: the SDK's methods know but one for all. Refusals raise."""
-    return _checked(api.request(method, _url(api, path), timeout=timeout, **rest))
-
 
 def _kill_inside(pid: int, container_id: str) -> None:
     """Kill a process, if it is in the container's cgroup."""
@@ -517,10 +413,6 @@ def _opened(archive: bytes | Path) -> BinaryIO:
         return archive.open("rb")
     except OSError as error:
         raise EngineError(f"{archive} cannot be read: {error.strerror}") from error
-
-
-def _url(api: docker.APIClient, path: str) -> str:
-    return f"{api.base_url}/v{api.api_version}{path}"
 
 
 def _release(lock: asyncio.Lock, loop: asyncio.AbstractEventLoop) -> Callable[[Future[Any]], None]:
