@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import dns.name
 import dns.rcode
+import dns.rdatatype
+from dns.rrset import RRset
 
 from agent.dns.forward import Forwarder
 from agent.dns.index import Index
@@ -55,6 +58,7 @@ class Resolver:
         self._forwarder = forwarder
         self._clock = clock
         self._serial = int(clock.now().timestamp())
+        self._soa: Sequence[RRset] | None = None
         self._encoded: dict[bytes, _Encoded] = {}
         self._size = 0
         self.counters = counters or Counters()
@@ -126,11 +130,11 @@ class Resolver:
         return replace(found, records=(*records, *found.records), alias="")
 
     def _reply(self, found: Found, question: Question) -> Reply:
-        soa = rrsets([self._zone.authority(self._serial)], TTL)
-        answer = rrsets(found.records, TTL)
-        apex = question.labels == tuple(self._zone.domain.split("."))
-        if apex and question.type == "SOA":
-            answer = soa
+        if self._soa is None:
+            self._soa = rrsets([self._zone.authority(self._serial)], TTL)
+        soa = self._soa
+        apex = question.kind == dns.rdatatype.SOA and question.labels == tuple(self._zone.domain.split("."))
+        answer = soa if apex else rrsets(found.records, TTL)
         complete = any(rrset.rdtype == question.kind for rrset in answer)
         rcode = dns.rcode.NOERROR if found.exists else dns.rcode.NXDOMAIN
         return Reply(rcode, answer, () if complete else soa, rrsets(found.extra, TTL), authoritative=True,
@@ -162,6 +166,7 @@ class Resolver:
 
     def _forget(self) -> None:
         """The cluster has changed."""
+        self._soa = None
         self._serial = max(self._serial + 1, int(self._clock.now().timestamp())) & 0xFFFFFFFF
         self._clear()
 
