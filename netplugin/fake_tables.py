@@ -63,12 +63,17 @@ class FakeTables:
                 raise NetworkError(f"{chain} is in use")
         return {chain: rules for chain, rules in result.items() if chain not in edit.remove}
 
-    async def read(self, table: str) -> AsyncGenerator[tuple[ChainId, Rules], None]:
+    async def read(self) -> AsyncGenerator[tuple[ChainId, Rules], None]:
         """What is there."""
         self.reads += 1
-        for chain, rules in list(self.contents.items()):
-            if chain.table == table:
-                yield chain, rules
+        for item in list(self.contents.items()):
+            yield item
+
+    async def read_one(self, chain: ChainId) -> Rules:
+        """One."""
+        if chain not in self.contents:
+            raise NetworkError(f"{chain}: no such chain")
+        return self.contents[chain]
 
     async def touched(self) -> bool:
         """Whether `contents` were changed other than by `apply`."""

@@ -96,8 +96,11 @@ class Tables(Protocol):
     async def apply(self, edit: Edit) -> None:
         """Make the changes; after a failure nothing is known of what has been done."""
 
-    def read(self, table: str) -> AsyncGenerator[tuple[ChainId, Rules], None]:
-        """A table's chains as they are, built-in ones too; one at a time, since they may be many. To be closed."""
+    def read(self) -> AsyncGenerator[tuple[ChainId, Rules], None]:
+        """All chains as they are, built-in ones too; one at a time, since they may be many. To be closed."""
+
+    async def read_one(self, chain: ChainId) -> Rules:
+        """One chain, which must be there; quick however many others there are."""
 
     async def touched(self) -> bool:
         """Whether anybody else may have changed a rule since the last `settle`; costs microseconds."""

@@ -148,11 +148,11 @@ def render(port: ServicePort, found: Sequence[Endpoint], node: NodeFacts) -> Ren
         if _has_firewall(port):
             chains[names.firewall] = tuple(_firewall(port, names, node))
     if choice.cluster and port.uses_cluster:
-        chains[names.cluster] = (*_outsiders(port, names.cluster, names, node), *_balance(port, choice.cluster))
+        chains[names.cluster] = (*_outsiders(port, names.cluster, names, node), *_balance(port, choice.cluster, names))
     if choice.local and port.uses_local:
-        chains[names.local] = (*_outsiders(port, names.local, names, node), *_balance(port, choice.local))
+        chains[names.local] = (*_outsiders(port, names.local, names, node), *_balance(port, choice.local, names))
     for endpoint in choice.reachable:
-        chains[_endpoint_chain(port, endpoint)] = tuple(_endpoint(port, endpoint))
+        chains[names.endpoint(endpoint)] = tuple(_endpoint(port, endpoint, names))
     return result
 
 
@@ -185,10 +185,15 @@ class _Names:
         self.external = ChainId("nat", f"KUBE-EXT-{digest}")
         self.firewall = ChainId("nat", f"KUBE-FW-{digest}")
         self.internal = self.local if port.internal_local else self.cluster
+        self._port = port
+        self._endpoints: dict[Endpoint, ChainId] = {}
 
-
-def _endpoint_chain(port: ServicePort, endpoint: Endpoint) -> ChainId:
-    return ChainId("nat", f"KUBE-SEP-{chain_hash(str(port), port.protocol, str(endpoint))}")
+    def endpoint(self, endpoint: Endpoint) -> ChainId:
+        """The chain of one endpoint."""
+        if endpoint not in self._endpoints:
+            digest = chain_hash(str(self._port), self._port.protocol, str(endpoint))
+            self._endpoints[endpoint] = ChainId("nat", f"KUBE-SEP-{digest}")
+        return self._endpoints[endpoint]
 
 
 def _captures(port: ServicePort, choice: Choice, names: _Names) -> Iterator[tuple[ChainId, str]]:
@@ -280,16 +285,16 @@ def _outsiders(port: ServicePort, chain: ChainId, names: _Names, node: NodeFacts
         yield f'! -s {node.pod_cidr} {_match(port, port.cluster_ip, f"{port} cluster IP")} -j {MARK_MASQ.name}'
 
 
-def _balance(port: ServicePort, chosen: Sequence[Endpoint]) -> Iterator[str]:
+def _balance(port: ServicePort, chosen: Sequence[Endpoint], names: _Names) -> Iterator[str]:
     """First where the client was before; else by chance, each endpoint as likely as the others."""
     if port.affinity_seconds:
         for endpoint in chosen:
-            chain = _endpoint_chain(port, endpoint).name
+            chain = names.endpoint(endpoint).name
             yield (f'-m comment --comment "{port} -> {endpoint}" -m recent --rcheck --seconds {port.affinity_seconds} '
                    f"--reap --name {chain} --mask 255.255.255.255 --rsource -j {chain}")
     for left, endpoint in zip(range(len(chosen), 0, -1), chosen, strict=True):
         chance = f" -m statistic --mode random --probability {probability(left)}" if left > 1 else ""
-        yield f'-m comment --comment "{port} -> {endpoint}"{chance} -j {_endpoint_chain(port, endpoint).name}'
+        yield f'-m comment --comment "{port} -> {endpoint}"{chance} -j {names.endpoint(endpoint).name}'
 
 
 def probability(left: int) -> str:
@@ -298,8 +303,8 @@ def probability(left: int) -> str:
     return f"{round(unit / left) / unit:.11f}"
 
 
-def _endpoint(port: ServicePort, endpoint: Endpoint) -> Iterator[str]:
-    protocol, chain = port.protocol, _endpoint_chain(port, endpoint).name
+def _endpoint(port: ServicePort, endpoint: Endpoint, names: _Names) -> Iterator[str]:
+    protocol, chain = port.protocol, names.endpoint(endpoint).name
     # A pod that reaches itself through its Service must not see its own address as the sender's.
     yield f'-s {endpoint.ip}/32 -m comment --comment "{port}" -j {MARK_MASQ.name}'
     remember = f" -m recent --set --name {chain} --mask 255.255.255.255 --rsource" if port.affinity_seconds else ""

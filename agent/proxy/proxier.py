@@ -165,13 +165,12 @@ class Proxier:
         self._adopted = False
         digests: dict[ChainId, int] = {}
         found: dict[ChainId, Rules] = {}
-        for table in ("nat", "filter"):
-            async with contextlib.aclosing(self._tables.read(table)) as chains:
-                async for chain, rules in chains:
-                    if is_service_chain(chain):
-                        digests[chain] = hash(rules)
-                    elif is_ours(chain) or chain.name in BUILT_IN:
-                        found[chain] = rules
+        async with contextlib.aclosing(self._tables.read()) as chains:
+            async for chain, rules in chains:
+                if is_service_chain(chain):
+                    digests[chain] = hash(rules)
+                elif is_ours(chain) or chain.name in BUILT_IN:
+                    found[chain] = rules
         before, after = self._records, dict[ServiceKey, Record]()
 
         def groups() -> Iterator[Mapping[ChainId, Rules]]:
@@ -281,8 +280,7 @@ class Proxier:
             return True
         if any(is_service_chain(chain) and chain not in expected for chain in counts):
             return True
-        async with contextlib.aclosing(self._tables.read(_FORWARD.table)) as chains:
-            return any([chain == _FORWARD and in_disorder(rules) async for chain, rules in chains])
+        return in_disorder(await self._tables.read_one(_FORWARD))
 
     # -- what the master tells
 
@@ -348,12 +346,11 @@ async def cleanup(tables: Tables) -> None:
     """Take all rules of ours away; what is not ours stays."""
     ours: list[ChainId] = []
     jumps: list[tuple[ChainId, str]] = []
-    for table in ("nat", "filter"):
-        async with contextlib.aclosing(tables.read(table)) as chains:
-            async for chain, rules in chains:
-                if is_ours(chain):
-                    ours.append(chain)
-                jumps += [(chain, rule) for rule in rules if (chain, rule) in JUMPS]
+    async with contextlib.aclosing(tables.read()) as chains:
+        async for chain, rules in chains:
+            if is_ours(chain):
+                ours.append(chain)
+            jumps += [(chain, rule) for rule in rules if (chain, rule) in JUMPS]
     if jumps:
         await tables.apply(Edit(delete=jumps))
     # Emptied first: a chain that another one leads to cannot go.

@@ -38,13 +38,16 @@ async def tables(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: py
 
 
 async def contents(tables: Tables) -> dict[ChainId, Rules]:
-    return {chain: rules for table in ("nat", "filter") async for chain, rules in tables.read(table)
-            if rules or chain.name.startswith("KUBE")}
+    return {chain: rules async for chain, rules in tables.read() if rules or chain.name.startswith("KUBE")}
 
 
 async def test_what_is_written_is_read_again(tables: Tables) -> None:
     await tables.apply(Edit({A: (TO_B, DNAT), B: (), REJECTS: ("-p udp -j DROP",)}, insert=[(OUTPUT, TO_A)]))
     assert await contents(tables) == {A: (TO_B, DNAT), B: (), REJECTS: ("-p udp -j DROP",), OUTPUT: (TO_A,)}
+    assert await tables.read_one(A) == (TO_B, DNAT)
+    assert await tables.read_one(B) == ()
+    with pytest.raises(NetworkError):
+        await tables.read_one(C)
     assert await tables.random_fully()
 
 
