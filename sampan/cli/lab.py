@@ -131,7 +131,7 @@ def _part(name: str) -> Part | None:
 
 
 def _absolute(path: Path | None) -> Path | None:
-    return path.absolute() if path else None
+    return path.resolve() if path else None
 
 
 def _exec(lab: Lab, host: Host, argv: list[str]) -> None:

@@ -71,9 +71,9 @@ async def prepare(name: str, nodes: int, subnet: str, data: Path | None, tell: T
     lab = state.find(name)
     if lab is None:
         lab = await plan(name, nodes, subnet, data or state.DATA / name)
-        if lab.data.exists():
-            tell(f"removing what an earlier lab left in {lab.data}")
-            await take_away(name, [lab.data])
+        if await take_away(name, [lab.data]):
+            tell("removed what an earlier lab of this name had left")
+        state.claim(lab)
         state.save(lab)
     elif lab.nodes != nodes:
         raise LabError(f"lab {name} is there, with {lab.nodes} nodes",
@@ -140,9 +140,9 @@ def turn_off_forwarding() -> None:
 
 
 async def take_away(name: str, places: Sequence[Path]) -> bool:
-    """Remove everything that goes by a lab's name, and these folders; tells whether there was anything."""
+    """Remove what goes by a lab's name, and those of these folders that are its own; tells whether there was any."""
     namespaces = sorted(path.name for path in wires.NAMESPACES.glob(f"sampan-{name}-*"))
-    present = [path for path in dict.fromkeys(places) if path.exists()]
+    present = [path for path in dict.fromkeys(places) if path.is_dir() and state.is_ours(path, name)]
     found = bool(namespaces or present)
     await asyncio.gather(*(processes.end_namespace(namespace) for namespace in namespaces))
     for tree in processes.cgroup_trees(f"sampan-{name}-*"):
@@ -155,9 +155,17 @@ async def take_away(name: str, places: Sequence[Path]) -> bool:
     await wires.remove_rules(name)
     for path in present:  # the state goes last: a lab half taken away is still known
         if path != state.folder(name):
-            shutil.rmtree(path)
+            remove_folder(path)
     shutil.rmtree(state.folder(name), ignore_errors=True)
     return found
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder with all that is in it; LabError."""
+    try:
+        shutil.rmtree(path)
+    except OSError as error:
+        raise LabError(f"{path} cannot be removed: {error}", "see what uses it (mount, lsof), then try again") from error
 
 
 # Hosts.

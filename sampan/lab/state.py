@@ -14,6 +14,8 @@ from sampan.pki.files import write_atomically
 STATES = Path("/run/sampan-lab")
 DATA = Path("/var/lib/sampan-lab")
 FILE = "lab.json"
+MARK = ".sampan-lab"
+"""In a folder of hosts' disks: that it is a lab's, and of which. Nothing without it is ever removed."""
 
 
 @contextlib.contextmanager
@@ -65,3 +67,19 @@ def everyone() -> list[Lab]:
         with contextlib.suppress(LabError):
             found.append(find(path.parent.name))
     return [lab for lab in found if lab is not None]
+
+
+def claim(lab: Lab) -> None:
+    """Make the folder of the hosts' disks; LabError where there is one that holds somebody else's files."""
+    if lab.data.exists() and not is_ours(lab.data, lab.name):
+        raise LabError(f"--dir {lab.data}: is not empty", "name a folder that is empty or not there yet")
+    lab.data.mkdir(parents=True, exist_ok=True)
+    (lab.data / MARK).write_text(f"{lab.name}\n")
+
+
+def is_ours(path: Path, name: str) -> bool:
+    """Whether a folder is this lab's, to be removed with all that is in it."""
+    if path in (folder(name), DATA / name) or not any(path.iterdir()):
+        return True
+    mark = path / MARK
+    return mark.is_file() and mark.read_text("utf-8").strip() == name

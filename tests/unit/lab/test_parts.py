@@ -131,6 +131,28 @@ def test_the_state_is_found_again_and_a_broken_one_is_told(tmp_path: Path, monke
     assert state.everyone() == []  # nobody else suffers from it
 
 
+def test_only_a_labs_own_folder_is_taken_and_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "STATES", tmp_path / "states")
+    monkeypatch.setattr(state, "DATA", tmp_path / "disks")
+    one = made_lab(tmp_path)
+    one.data.mkdir()
+    (one.data / "thesis.txt").write_text("mine")
+    assert not state.is_ours(one.data, one.name)
+    with pytest.raises(LabError, match="is not empty"):
+        state.claim(one)
+    (one.data / "thesis.txt").unlink()
+    state.claim(one)
+    (one.data / "image").write_text("the lab's")
+    state.claim(one)
+    assert state.is_ours(one.data, one.name)
+    assert not state.is_ours(one.data, "other")
+    for place in (state.folder("lab"), state.DATA / "lab"):
+        place.mkdir(parents=True)
+        (place / "file").write_text("")
+        assert state.is_ours(place, "lab")
+        assert not state.is_ours(place, "other")
+
+
 def test_the_status_of_a_lab_that_is_off(tmp_path: Path) -> None:
     one = replace(made_lab(tmp_path), partitioned=("node1",))
     found = json.loads(status.render(one, "json"))
