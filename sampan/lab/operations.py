@@ -165,7 +165,7 @@ def remove_folder(path: Path) -> None:
     try:
         shutil.rmtree(path)
     except OSError as error:
-        raise LabError(f"{path} cannot be removed: {error}", "see what uses it (mount, lsof), then try again") from error
+        raise LabError(f"{path} cannot be removed: {error}", "see what uses it: mount, lsof") from error
 
 
 # Hosts.
