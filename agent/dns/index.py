@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from typing import TypeVar
 
 from agent.link.protocol import ClusterView
 from sampan.api import resources
@@ -13,7 +12,6 @@ from sampan.api.types.core_v1 import Node, Service
 from sampan.api.types.discovery_v1 import EndpointSlice
 from sampan.clusterdns import NAME, NAMESPACE, cluster_domain, cluster_ips
 
-K = TypeVar("K", bound=Hashable)
 Key = tuple[str, str]
 """Namespace and name."""
 
@@ -30,7 +28,7 @@ class Index:
     def __init__(self, view: ClusterView) -> None:
         self._view = view
         self._slices: defaultdict[Key, dict[str, EndpointSlice]] = defaultdict(dict)
-        self._by_address: defaultdict[str, Counter[Key]] = defaultdict(Counter)
+        self._by_address: dict[str, tuple[Key, ...]] = {}
         self._namespaces: Counter[str] = Counter()
         self._pod_networks: dict[str, tuple[IPv4Network | IPv6Network, ...]] = {}
         self.changed: Callable[[], None] = lambda: None
@@ -63,7 +61,7 @@ class Index:
 
     def holders(self, address: str) -> Iterator[Service]:
         """The Services that have the address, or else those with an endpoint that has it."""
-        keys = sorted(self._by_address.get(address, ()))
+        keys = sorted(set(self._by_address.get(address, ())))
         found = [service for key in keys if (service := self.service(*key))]
         own = [service for service in found if address in cluster_ips(service)]
         yield from own or found
@@ -78,7 +76,9 @@ class Index:
             if service is None:
                 continue
             key = service.metadata.namespace, service.metadata.name
-            _count(self._namespaces, key[0], step)
+            self._namespaces[key[0]] += step
+            if not self._namespaces[key[0]]:
+                del self._namespaces[key[0]]
             for address in cluster_ips(service):
                 self._hold(address, key, step)
         self.changed()
@@ -114,17 +114,18 @@ class Index:
         self.changed()
 
     def _hold(self, address: str, key: Key, step: int) -> None:
-        _count(self._by_address[address], key, step)
-        if not self._by_address[address]:
-            del self._by_address[address]
+        """One more or one less has the address; tuples take a tenth of what counters would, and most have one entry."""
+        held = list(self._by_address.get(address, ()))
+        if step > 0:
+            held.append(key)
+        elif key in held:
+            held.remove(key)
+        if held:
+            self._by_address[address] = tuple(held)
+        else:
+            self._by_address.pop(address, None)
 
 
 def is_headless(service: Service) -> bool:
     """Whether the Service's name leads to its endpoints themselves."""
     return service.spec.cluster_ip == "None" and service.spec.type != "ExternalName"
-
-
-def _count(counter: Counter[K], key: K, step: int) -> None:
-    counter[key] += step
-    if counter[key] <= 0:
-        del counter[key]

@@ -22,9 +22,9 @@ CONNECTIONS = 128
 IDLE = 10.0
 """Seconds that a client may take for its next message over TCP."""
 MOST_PENDING = 512
-"""Datagrams waiting for upstream at a time; more are told of a failure at once by the forwarder's own limit."""
-LAST_WORDS = 2.0
-"""Seconds that answers under way have at the end."""
+"""Datagrams waiting for upstream at a time; more are dropped, and their clients ask again."""
+LAST_WORDS = 0.5
+"""Seconds that answers under way have at the end: what comes in meanwhile waits for the next agent."""
 
 log = logging.getLogger(__name__)
 

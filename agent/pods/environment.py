@@ -83,9 +83,12 @@ def expand(text: str, variables: Mapping[str, str]) -> str:
 
 
 def service_variables(services: Iterable[core_v1.Service], namespace: str, *, links: bool) -> dict[str, str]:
-    """Docker-link style variables: of `kubernetes` in default always, of the pod's namespace with `links`."""
+    """Docker-link style variables: of `kubernetes` in default always, of the pod's namespace with `links`.
+
+    What the namespace has itself counts before `kubernetes`.
+    """
     variables: dict[str, str] = {}
-    for service in sorted(services, key=lambda entry: (entry.metadata.namespace, entry.metadata.name)):
+    for service in sorted(services, key=lambda entry: (entry.metadata.namespace == namespace, entry.metadata.name)):
         master = (service.metadata.namespace, service.metadata.name) == ("default", "kubernetes")
         if master or (links and service.metadata.namespace == namespace):
             _service(service, variables)

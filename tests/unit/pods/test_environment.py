@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agent.pods.environment import EnvironmentFailure, NodeFacts, expand, make_environment
+from agent.pods.environment import EnvironmentFailure, NodeFacts, expand, make_environment, service_variables
 from sampan.api import resources
 from sampan.api.codec import from_tree
 from sampan.api.types import core_v1, meta_v1
@@ -100,3 +100,14 @@ def test_services() -> None:
     assert not any(name.startswith(("FAR", "HEADLESS")) for name in found)
     alone = _variables({}, view, enableServiceLinks=False)
     assert set(alone) == {name for name in found if name.startswith("KUBERNETES")}
+
+
+def test_a_namespaces_own_service_kubernetes_counts_before_the_masters() -> None:
+    view = FakeView()
+    for namespace, ip in (("app", "10.96.0.7"), ("default", "10.96.0.1"), ("other", "10.96.0.8")):
+        view.put(resources.SERVICES, from_tree(core_v1.Service, {
+            "metadata": {"name": "kubernetes", "namespace": namespace},
+            "spec": {"clusterIP": ip, "ports": [{"port": 443}]}}))
+    services = view.list(resources.SERVICES)
+    for namespace, links, ip in (("app", True, "10.96.0.7"), ("app", False, "10.96.0.1"), ("web", True, "10.96.0.1")):
+        assert service_variables(services, namespace, links=links)["KUBERNETES_SERVICE_HOST"] == ip
