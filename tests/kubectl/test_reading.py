@@ -142,10 +142,11 @@ def test_watching(kubectl: Kubectl) -> None:
 
 @one_version
 def test_watching_a_pod_as_json(kubectl: Kubectl) -> None:
-    watch = kubectl.popen("get", "pods", "--watch-only", "-o", "json", "--output-watch-events", "-l", "run=one")
+    gated = json.dumps({"spec": {"schedulingGates": [{"name": "example.com/wait"}]}})
+    kubectl("run", "one", "--image=sampan-test/box:1", "--restart=Never", "--overrides", gated, "--", "true")
+    watch = kubectl.popen("get", "pods", "--watch", "-o", "json", "--output-watch-events", "-l", "run=one")
     try:
         assert watch.stdout is not None
-        kubectl("run", "one", "--image=sampan-test/box:1", "--restart=Never", "--", "true")
         decoder, text, phases = json.JSONDecoder(), "", []
         while "Succeeded" not in phases:
             text += watch.stdout.readline()
@@ -154,6 +155,8 @@ def test_watching_a_pod_as_json(kubectl: Kubectl) -> None:
             except json.JSONDecodeError:
                 continue
             text = text[end:].lstrip()
+            if not phases:  # kubectl watches by now
+                kubectl("patch", "pod", "one", "--type=json", "-p", '[{"op":"remove","path":"/spec/schedulingGates"}]')
             phases.append(event["object"]["status"]["phase"])
         assert phases[0] == "Pending"
         assert phases == sorted(phases, key=["Pending", "Running", "Succeeded"].index)
@@ -259,7 +262,7 @@ def test_what_the_server_knows(reader: Kubectl) -> None:
     assert reader("api-resources", "--api-group=apps", "-o", "name").split() == [
         "controllerrevisions.apps", "deployments.apps", "replicasets.apps"]
     assert "create,delete,deletecollection,get,list,patch,update,watch" in reader("api-resources", "-o", "wide")
-    assert "bindings" not in reader("api-resources", "--verbs=list", "-o", "name")
+    assert "bindings" not in reader("api-resources", "--verbs=list", "-o", "name").split()
     assert {"v1", "apps/v1", "certificates.k8s.io/v1", "coordination.k8s.io/v1"} <= set(reader("api-versions").split())
 
 
