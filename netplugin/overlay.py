@@ -237,8 +237,8 @@ def plan(wish: Overlay, seen: Seen, device: str = names.VXLAN) -> list[Action]:
     if seen.device is not None and (wish.device is None or not _may_stay(wish.device, seen.device)):
         actions.append(DeleteDevice(device))
         seen = Seen(None, frozenset(route for route in seen.routes if route.link != device))
-    gone = {route for route in seen.routes if not any(route.subnet == other.subnet for other in wish.routes)}
-    actions += [DropRoute(route) for route in sorted(gone)]
+    subnets = {route.subnet for route in wish.routes}
+    actions += [DropRoute(route) for route in sorted(seen.routes) if route.subnet not in subnets]
     if wish.device is not None:
         actions += _plan_device(wish.device, seen.device)
         actions += _plan_entries(wish, seen, device)

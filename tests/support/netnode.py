@@ -55,7 +55,7 @@ class Commands:
 async def main(state_dir: str, node_ip: str, backend: str, cluster_cidr: str, offload: str) -> None:
     network = NodeNetwork(Path(state_dir), cluster_cidr=cluster_cidr,
                           overlay=Settings(IPv4Address(node_ip), backend, checksum_offload=bool(offload)))
-    reader = asyncio.StreamReader()
+    reader = asyncio.StreamReader(limit=1 << 24)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     async with asyncio.TaskGroup() as group:
         commands = Commands(network, group)
