@@ -147,8 +147,13 @@ class ResourceCache:
         self._order = itertools.count()
 
     def listen(self, listener: Listener) -> None:
-        """Call `listener(old, new)` at every change, before anybody can read it; None for not there."""
+        """Call `listener(old, new)` at every change, before anybody can read it, and now for what is there already.
+
+        None is for not there.
+        """
         self._listeners.append(listener)
+        for entry in self._objects.entries:
+            listener(None, entry)
 
     @property
     def revision(self) -> int:

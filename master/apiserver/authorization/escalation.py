@@ -35,12 +35,19 @@ class Escalation(Plugin):
 
     async def create(self, served: Served, obj: Tree, context: Context) -> None:
         """See `_check`."""
-        self._check(served, obj, context.user)
+        await self._settled_check(served, obj, context.user)
 
     async def update(self, served: Served, new: Tree, old: Tree, context: Context) -> None:
         """See `_check`; who changes nothing but metadata gives nothing away."""
         if any(new.get(key) != old.get(key) for key in ("rules", "aggregationRule", "roleRef", "subjects")):
-            self._check(served, new, context.user)
+            await self._settled_check(served, new, context.user)
+
+    async def _settled_check(self, served: Served, obj: Tree, user: User) -> None:
+        try:
+            self._check(served, obj, user)
+        except ApiError:  # a role, or a right, that was made just before counts
+            await self._access.catch_up()
+            self._check(served, obj, user)
 
     def _check(self, served: Served, obj: Tree, user: User) -> None:
         key = served.resource.key

@@ -88,11 +88,11 @@ class Wish:
         return User(self.name, tuple(groups), self.uid, self.extra)
 
 
-def impersonated(user: User, headers: Mapping[str, str], access: Access) -> User:
+async def impersonated(user: User, headers: Mapping[str, str], access: Access) -> User:
     """The user that the caller wants to be, or the caller; ApiError 403 in upstream's words, or 400."""
     wish = Wish.read(headers.items())
     if wish is None:
         return user
     for asked in wish.asks():
-        access.check(user, asked)
+        await access.check(user, asked)
     return wish.user()

@@ -13,6 +13,7 @@ from master.apiserver.admission import MIRROR, Plugin, Tree
 from master.apiserver.authorization.nodes import LEASE_NAMESPACE, node_of
 from master.apiserver.registry import Registry, Served
 from master.apiserver.strategy import Context, User
+from master.nodes import identity
 from master.nodes.interest import references
 from master.nodes.reports import label_allowed
 from sampan.api.codec import decode, encode
@@ -40,6 +41,11 @@ class NodeRestriction(Plugin):
             case NODES.key:
                 self._own_node(served, obj, node)
                 self._labels(served, obj, None, node)
+                known = self._registry.of(CONFIGMAPS).cache.peek(identity.NAMESPACE, identity.NAME)
+                if known is not None and node in (known.tree.get("data") or {}):
+                    # On its own line the certificate would be looked at, too: an old one must not come back this way.
+                    raise _refuse(served, obj, f'node "{node}" has been deleted from the cluster; join again with a '
+                                               "new token")
             case LEASES.key:
                 meta = obj["metadata"]
                 if meta.get("namespace") != LEASE_NAMESPACE:

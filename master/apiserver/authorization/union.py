@@ -19,8 +19,14 @@ from master.apiserver.authorization.nodes import NodeAuthorizer, NodePods
 from master.apiserver.authorization.rbac import Rbac
 from master.apiserver.registry import Registry
 from master.apiserver.strategy import User
-from sampan.api.errors import ApiError
-from sampan.api.resources import CERTIFICATESIGNINGREQUESTS
+from sampan.api.resources import (
+    CERTIFICATESIGNINGREQUESTS,
+    CLUSTERROLEBINDINGS,
+    CLUSTERROLES,
+    PODS,
+    ROLEBINDINGS,
+    ROLES,
+)
 
 Tree = dict[str, Any]
 Lookup = Callable[[str, str], Tree | None]
@@ -54,7 +60,7 @@ class JoiningNodes:
 
 
 class Access:
-    """Who may do what, of one registry. `follow` before its caches run."""
+    """Who may do what, of one registry."""
 
     def __init__(self, registry: Registry) -> None:
         self.rbac = Rbac()
@@ -69,6 +75,15 @@ class Access:
                                              self.rbac)
         self.rbac.follow(registry)
         self.pods.follow(registry)
+        self._store = registry.store
+        self._caches = [registry.of(resource).cache for resource in (
+            ROLES, CLUSTERROLES, ROLEBINDINGS, CLUSTERROLEBINDINGS, PODS, CERTIFICATESIGNINGREQUESTS)]
+
+    async def catch_up(self) -> None:
+        """Return once all that has been written so far counts: what was granted just now is not refused."""
+        revision = self._store.revision
+        for cache in self._caches:
+            await cache.wait_for(revision)
 
     def decide(self, user: User, asked: Attributes) -> Decision:
         """The first that allows or denies; reasons of the others are joined."""
@@ -89,13 +104,11 @@ class Access:
         """Whether the user may."""
         return self.decide(user, asked).allowed
 
-    def check(self, user: User, asked: Attributes) -> None:
+    async def check(self, user: User, asked: Attributes) -> None:
         """ApiError 403 in upstream's words where the user may not."""
+        if self.decide(user, asked).allowed:
+            return
+        await self.catch_up()
         decision = self.decide(user, asked)
         if not decision.allowed:
-            raise self.refused(user, asked, decision)
-
-    @staticmethod
-    def refused(user: User, asked: Attributes, decision: Decision) -> ApiError:
-        """The refusal."""
-        return refusal(user, asked, decision.reason)
+            raise refusal(user, asked, decision.reason)

@@ -42,6 +42,8 @@ class CertificateSigningRequestStrategy(Strategy):
         for key in ("username", "uid", "groups", "extra"):
             tree.pop(key, None)
         tree["username"] = context.user.name
+        if context.user.extra:
+            tree["extra"] = {key: list(values) for key, values in context.user.extra}
         if context.user.groups:
             tree["groups"] = list(context.user.groups)
         if context.user.uid:

@@ -113,6 +113,17 @@ async def test_what_it_writes(cluster: Running) -> None:
         await cluster.ok("DELETE", f"{PODS}/p1", {"gracePeriodSeconds": 0}, session=session)
 
 
+async def test_a_deleted_node_does_not_come_back_this_way(cluster: Running) -> None:
+    async with node(cluster) as session:
+        await cluster.ok("DELETE", "/api/v1/nodes/n1")
+        await cluster.ok("POST", "/api/v1/nodes", {"metadata": {"name": "n1"}}, session=session)
+        await cluster.ok("DELETE", "/api/v1/nodes/n1")
+        known = {"metadata": {"name": "node-identities"}, "data": {"n1": "seen there"}}
+        await cluster.ok("POST", "/api/v1/namespaces/kube-system/configmaps", known)
+        status = await cluster.refused(403, "POST", "/api/v1/nodes", {"metadata": {"name": "n1"}}, session=session)
+        assert 'node "n1" has been deleted from the cluster' in status["message"]
+
+
 async def test_it_loses_with_its_pod_what_that_referred_to(cluster: Running) -> None:
     async with node(cluster) as session:
         await cluster.ok("GET", f"{SECRETS}/s1", session=session)

@@ -43,6 +43,8 @@ class JustRbac:
     def allows(self, user: User, asked: Attributes) -> bool:
         return MASTERS in user.groups or self.rbac.decide(user, asked).allowed
 
+    async def catch_up(self) -> None: ...
+
 
 @dataclass
 class Kind:

@@ -23,7 +23,7 @@ class Allows:
     def __init__(self, *rights: str) -> None:
         self.rights = rights
 
-    def check(self, user: User, asked: Attributes) -> None:
+    async def check(self, user: User, asked: Attributes) -> None:
         assert asked.verb == "impersonate"
         where = f" {asked.namespace}" if asked.namespace else ""
         group = f".{asked.group}" if asked.group else ""
@@ -31,8 +31,8 @@ class Allows:
             raise refusal(user, asked)
 
 
-def become(headers: dict[str, str] | list[tuple[str, str]], *rights: str) -> User:
-    return impersonated(ALICE, CIMultiDict(headers), cast("Access", Allows(*rights)))
+async def become(headers: dict[str, str] | list[tuple[str, str]], *rights: str) -> User:
+    return await impersonated(ALICE, CIMultiDict(headers), cast("Access", Allows(*rights)))
 
 
 @pytest.mark.parametrize(("headers", "rights", "user"), [
@@ -54,8 +54,8 @@ def become(headers: dict[str, str] | list[tuple[str, str]], *rights: str) -> Use
       "userextras/acme.com/project.authentication.k8s.io:p"),
      User("bob", (AUTHENTICATED,), "7", (("scope", ("v",)), ("acme.com/project", ("p",))))),
 ])
-def test_wishes_that_are_granted(headers: list[tuple[str, str]], rights: tuple[str, ...], user: User) -> None:
-    assert become(headers, *rights) == user
+async def test_wishes_that_are_granted(headers: list[tuple[str, str]], rights: tuple[str, ...], user: User) -> None:
+    assert await become(headers, *rights) == user
 
 
 @pytest.mark.parametrize(("headers", "rights", "message"), [
@@ -71,18 +71,18 @@ def test_wishes_that_are_granted(headers: list[tuple[str, str]], rights: tuple[s
      ('userextras.authentication.k8s.io "v" is forbidden: User "alice" cannot impersonate resource "userextras/scope" '
      'in API group "authentication.k8s.io" at the cluster scope')),
 ])
-def test_wishes_that_are_refused(headers: list[tuple[str, str]], rights: tuple[str, ...], message: str) -> None:
+async def test_wishes_that_are_refused(headers: list[tuple[str, str]], rights: tuple[str, ...], message: str) -> None:
     with pytest.raises(ApiError) as refused:
-        become(headers, *rights)
+        await become(headers, *rights)
     assert (refused.value.code, refused.value.message) == (403, message)
 
 
 @pytest.mark.parametrize("headers", [
     {"Impersonate-Group": "x"}, {"Impersonate-Uid": "1"}, {"Impersonate-Extra-a": "b"},
     {"Impersonate-User": "a\tb"}])
-def test_half_a_wish(headers: dict[str, str]) -> None:
+async def test_half_a_wish(headers: dict[str, str]) -> None:
     with pytest.raises(ApiError) as refused:
-        become(headers, "users:a\tb")
+        await become(headers, "users:a\tb")
     assert refused.value.code == 400
 
 
