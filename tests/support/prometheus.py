@@ -14,6 +14,7 @@ import socket
 import ssl
 import subprocess
 import threading
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -31,6 +32,15 @@ ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 ADDRESS_ORDER = ("InternalIP", "InternalDNS", "ExternalIP", "ExternalDNS", "LegacyHostIP", "Hostname")
 
 
+class Refused(OSError):
+    """An answer that is an error: code and text."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(code, text)
+        self.code = code
+        self.text = text
+
+
 @dataclass
 class Api:
     """The API server, with a ServiceAccount's token."""
@@ -40,7 +50,7 @@ class Api:
     authority: Path
 
     def get(self, url: str) -> Json:
-        """Read a path of the API server, or a whole URL; urllib.error.HTTPError."""
+        """Read a path of the API server, or a whole URL; Refused."""
         found: Json = json.loads(self.text(url))
         return found
 
@@ -49,8 +59,12 @@ class Api:
         context = ssl.create_default_context(cafile=self.authority)
         request = urllib.request.Request(urllib.parse.urljoin(self.server, url),
                                          headers={"Authorization": f"Bearer {self.token}"})
-        with urllib.request.urlopen(request, context=context, timeout=30) as answer:
-            return str(answer.read().decode())
+        try:
+            with urllib.request.urlopen(request, context=context, timeout=30) as answer:
+                return str(answer.read().decode())
+        except urllib.error.HTTPError as error:
+            with error:
+                raise Refused(error.code, error.read().decode()) from None
 
 
 class Discovery:
