@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from master.apiserver.authorization.attributes import Attributes
@@ -94,6 +94,7 @@ questions = st.builds(Attributes, st.sampled_from(["get", "list", "create", "del
                       st.sampled_from(["", "log", "status"]), st.just("ns"), st.sampled_from(["", "a", "b", "c"]))
 
 
+@settings(max_examples=60)
 @given(st.lists(rules, max_size=3), st.lists(rules, max_size=3), questions)
 def test_whoever_covers_rules_may_all_that_they_allow(owned: list[Rule], wanted: list[Rule], question: Attributes,
                                                       ) -> None:
@@ -101,6 +102,7 @@ def test_whoever_covers_rules_may_all_that_they_allow(owned: list[Rule], wanted:
         assert any(entry.allows(question) for entry in owned)
 
 
+@settings(max_examples=60)
 @given(rules)
 def test_a_rule_survives_its_tree_and_is_all_of_its_parts(one: Rule) -> None:
     assert read_rules([one.tree()]) == (one,)
