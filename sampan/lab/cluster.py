@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from sampan.api.codec import to_tree
 from sampan.api.errors import ApiError
 from sampan.api.resources import NODES, SECRETS
 from sampan.api.types import core_v1
@@ -110,12 +111,13 @@ async def until_ready(lab: Lab, host: Host) -> None:
 
         async def ready() -> bool:
             nonlocal marked
-            node = next(iter((await client.list(NODES, field_selector=f"metadata.name={host.name}")).items), None)
-            if node is None:
+            try:
+                node = await client.get(NODES, host.name)
+                if not marked:
+                    await mark_master(client, node)
+                    marked = True
+            except ApiError:  # not there yet, changed meanwhile, or the master is busy: the deadline decides
                 return False
-            if not marked:
-                await mark_master(client, node)
-                marked = True
             return objects.is_ready(NODES, node)
 
         await engine.until(host, "agent", ready, READY_SECONDS)
@@ -128,9 +130,10 @@ async def mark_master(client: HttpClient, node: core_v1.Node) -> None:
     tainted = any(taint.key == CONTROL_PLANE for taint in node.spec.taints)
     if not missing and tainted:
         return
-    body: dict[str, Any] = {"metadata": {"labels": MASTER_LABELS}}
-    if not tainted:
-        body["spec"] = {"taints": [{"key": CONTROL_PLANE, "effect": "NoSchedule"}]}
+    body: dict[str, Any] = {"metadata": {"labels": MASTER_LABELS, "resourceVersion": node.metadata.resource_version}}
+    if not tainted:  # the list is replaced as a whole; others' taints stay
+        taints = [*node.spec.taints, core_v1.Taint(key=CONTROL_PLANE, effect="NoSchedule")]
+        body["spec"] = {"taints": [to_tree(taint) for taint in taints]}
     await client.patch(NODES, node.metadata.name, Patch("strategic", body))
 
 

@@ -33,9 +33,16 @@ class Rule:
 
 async def make_namespace(name: str) -> None:
     """A network namespace with its loopback up."""
-    if not (NAMESPACES / name).exists():
+    if not is_namespace(name):
+        await remove_namespace(name)  # a plain file, left by a command that was killed
         await shell.run("ip", "netns", "add", name)
     await shell.ip(name, "link set lo up")
+
+
+def is_namespace(name: str) -> bool:
+    """Whether there is such a namespace: a mount of the kernel's own file system on a file."""
+    path = NAMESPACES / name
+    return path.exists() and path.stat().st_dev != NAMESPACES.stat().st_dev
 
 
 async def lay_switch(lab: Lab) -> None:
@@ -45,7 +52,7 @@ async def lay_switch(lab: Lab) -> None:
         if not await has_link(lab.switch, bridge):
             await shell.ip(lab.switch, f"link add {bridge} address {lab.mac(200 if bridge == LAN else 201)} "
                                        "type bridge stp_state 0 forward_delay 0 mcast_snooping 0")
-    # A switch looks at no packet: its own namespace has no rules, but why ask.
+    # A switch does not look into packets.
     await shell.run("nsenter", f"--net={NAMESPACES / lab.switch}", "sh", "-c",
                     shell.write_setting(BRIDGE_FILTER, "0"))
     if not await has_link("", lab.uplink):
