@@ -72,9 +72,9 @@ def gigabits(way: Way, seconds: float, streams: int) -> float:
 
 def _wait_for_server(way: Way) -> None:
     """Until something listens there; connecting would use up its one client."""
-    wanted = f"{socket.inet_aton(way.address)[::-1].hex().upper()}:{5201:04X}"
+    wanted = [f"{socket.inet_aton(way.address)[::-1].hex().upper()}:{5201:04X}", "0A"]  # its address, LISTEN
     deadline = time.monotonic() + 10
-    while wanted not in Path(f"/proc/{way.server}/net/tcp").read_text():
+    while wanted not in [line.split()[1:4:2] for line in Path(f"/proc/{way.server}/net/tcp").read_text().splitlines()]:
         if time.monotonic() > deadline:
             raise TimeoutError("iperf3 does not listen")
         time.sleep(0.02)
