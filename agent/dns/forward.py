@@ -52,8 +52,6 @@ class Forwarder:
         self._cache: Cache[Question] = Cache(CACHE_BYTES)
         self._asking: dict[Question, asyncio.Future[Reply]] = {}
         self._failed: dict[Server, float] = {}
-        self.questions = 0
-        self.failures = 0
 
     def cached(self, question: Question) -> Reply | None:
         """What is known already."""
@@ -85,7 +83,6 @@ class Forwarder:
             answer.set_result(reply)
 
     async def _fresh(self, question: Question) -> Reply:
-        self.questions += 1
         message = None
         try:
             async with asyncio.timeout(DEADLINE):
@@ -93,7 +90,6 @@ class Forwarder:
         except TimeoutError:
             log.debug("no upstream server answered %s %s in time", question.name, question.type)
         if message is None or message.rcode() > dns.rcode.NOTZONE:
-            self.failures += 1
             return FAILURE
         lifetime = lifetime_of(message)
         if lifetime > 0:
