@@ -11,7 +11,9 @@ _TARGETS = frozenset({"", "ACCEPT", "DROP", "REJECT", "RETURN", "MARK", "MASQUER
 
 
 class FakeTables:
-    """`contents` is what the kernel would have; `edits` what was applied; `broken`: what the next `apply` raises."""
+    """`contents` is what the kernel would have; `edits` what was applied; `broken`: what the next `apply` raises;
+    `unknown`: a text that no rule may have, as if the kernel lacked what it names.
+    """
 
     def __init__(self, contents: Mapping[ChainId, Rules] | None = None) -> None:
         self.contents: dict[ChainId, Rules] = {
@@ -21,6 +23,7 @@ class FakeTables:
         self.contents.update(contents or {})
         self.edits: list[Edit] = []
         self.broken: NetworkError | None = None
+        self.unknown = ""
         self.reads = 0
         self._settled: dict[ChainId, Rules] | None = None
 
@@ -36,6 +39,8 @@ class FakeTables:
         changed = self._changed(edit)
         for chain, rules in changed.items():
             for rule in rules:
+                if self.unknown and self.unknown in rule:
+                    raise NetworkError(f"line 7 failed: -A {chain.name} {rule}")
                 if target(rule) not in _TARGETS and ChainId(chain.table, target(rule)) not in changed:
                     raise NetworkError(f"{chain}: no chain {target(rule)}")
         untouched = self._settled == self.contents

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -19,6 +20,7 @@ from agent.link.protocol import ClusterView
 from agent.proxy import observer as figures
 from agent.proxy.chains import (
     JUMPS,
+    MARK_MASQ,
     NodeFacts,
     Rendered,
     fixed,
@@ -57,10 +59,12 @@ log = logging.getLogger(__name__)
 
 LOOK = 2.0
 """Seconds between looks whether somebody else has changed rules."""
+PATIENCE = 10.0
 _SETTLE = 0.02
 """Seconds to wait after a change for those that come with it: a Service and its slices, say."""
 _REST = 2.0
 """After a change rests the proxy so many times as long as that took, at most a second: others need the processor."""
+_CHAIN = re.compile("KUBE-[A-Z]+-[A-Z2-7]{16}")
 _FORWARD = ChainId("filter", "FORWARD")
 TRIGGER_TIME = "endpoints.kubernetes.io/last-change-trigger-time"
 
@@ -80,7 +84,9 @@ class Proxier:
     """One node's Services. `health` answers load balancers and probes; `observer` gets the figures."""
 
     def __init__(self, view: ClusterView, tables: Tables, flows: Flows, node: NodeFacts, clock: Clock, *,
-                 health: ProxyHealth | None = None, observer: Observer | None = None) -> None:
+                 health: ProxyHealth | None = None, observer: Observer | None = None,
+                 patience: float = PATIENCE) -> None:
+        """`patience`: seconds to wait for the master before the checkpoint counts on a node without rules."""
         self._view = view
         self._tables = tables
         self._flows = flows
@@ -88,41 +94,66 @@ class Proxier:
         self._clock = clock
         self._health = health
         self._observer = observer or Figures()
+        self._patience = patience
         self._slices: dict[ServiceKey, dict[str, EndpointSlice]] = {}
         self._records: dict[ServiceKey, Record] = {}
         self._dirty: set[ServiceKey] = set()
         self._triggers: list[datetime] = []
         self._news = asyncio.Event()
         self._subscribed = False
+        self._refused: set[ServiceKey] = set()
+        self._looked = 0.0
         self._adopted = False
         self.synced = asyncio.Event()
         """Set once the kernel has all rules."""
 
     async def run(self) -> None:
-        """Until cancelled. Nothing is written before the master has told all."""
+        """Until cancelled. Nothing is written before the master has told all, with one exception (`_begin`)."""
         self._subscribe()
-        await self._view.synced()
+        await self._begin()
         failures = 0
         while True:
             try:
                 await self._turn()
                 failures = 0
             except NetworkError as error:
-                failures += 1
-                self._adopted = False
                 self._observer.add(figures.FAILURES)
                 log.warning("the rules for Services could not be written: %s", error)
+                if self._refuse(str(error)):
+                    continue
+                failures += 1
                 await self._clock.sleep(Backoff(initial=0.5).delay(failures))
+
+    async def _begin(self) -> None:
+        """Wait for the master.
+
+        If it does not come, and the kernel has no rules, the node was restarted without it: then what the checkpoint
+        remembers of Services is better than none.
+        """
+        try:
+            async with asyncio.timeout(self._patience):
+                await self._view.synced()
+        except TimeoutError:
+            await self._view.loaded()
+            if not self._view.list(SERVICES) or await self._has_rules():
+                await self._view.synced()
+            else:
+                log.warning("the master does not answer; Services are led as they were last known")
+
+    async def _has_rules(self) -> bool:
+        try:
+            return bool(await self._tables.read_one(MARK_MASQ))
+        except NetworkError:
+            return False
 
     async def _turn(self) -> None:
         """Do what there is to do, or wait for something."""
         if not self._adopted:
             await self._measured(figures.FULL_SECONDS)
             return
-        try:
-            async with asyncio.timeout(LOOK):
-                await self._news.wait()
-        except TimeoutError:
+        remaining = self._looked + LOOK - self._clock.monotonic()
+        if remaining <= 0 or not await self._changed(remaining):
+            self._looked = self._clock.monotonic()
             if await self._disturbed():
                 log.warning("the rules for Services were changed by somebody else; writing them again")
                 self._observer.add(figures.HEALED)
@@ -133,16 +164,40 @@ class Proxier:
             took = await self._measured(figures.PARTIAL_SECONDS)
             await self._clock.sleep(min(1.0, _REST * took))
 
+    async def _changed(self, seconds: float) -> bool:
+        """Wait for a change; False after so many seconds."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._news.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _refuse(self, error: str) -> bool:
+        """Leave out the Service whose rules the kernel does not take (it may lack SCTP, say); whether one was found.
+
+        It is tried again when it changes. The others must not wait for it.
+        """
+        names = set(_CHAIN.findall(error))
+        for key, record in self._records.items():
+            if any(chain.name in names for chain in record.entry.chains):
+                log.error("Service %s/%s is left out: this node's kernel does not take its rules", *key)
+                self._refused.add(key)
+                return True
+        return False
+
     async def _measured(self, name: str) -> float:
         """One sync, with its figures; seconds."""
         began = self._clock.monotonic()
         dirty, self._dirty = self._dirty, set()
         triggers, self._triggers = self._triggers, []
         self._news.clear()
+        adopted, self._adopted = self._adopted, False  # for as long as it is not known how this ends
         if name == figures.FULL_SECONDS:
             await self._full()
         else:
             await self._partial(dirty)
+            self._adopted = adopted
         took = self._clock.monotonic() - began
         now = self._clock.now()
         for histogram in (name, figures.SYNC_SECONDS):
@@ -162,7 +217,6 @@ class Proxier:
     async def _full(self) -> None:
         """Read what is there, and change what is not right."""
         node = self._facts()
-        self._adopted = False
         digests: dict[ChainId, int] = {}
         found: dict[ChainId, Rules] = {}
         async with contextlib.aclosing(self._tables.read()) as chains:
@@ -261,8 +315,12 @@ class Proxier:
         slices = self._slices.get(key, {}).values()
         ports = [(port, endpoints(slices, port, node.name)) for port in service_ports(service)]
         rendered = Rendered()
-        for port, found in ports:
-            rendered.add(render(port, found, node))
+        try:
+            for port, found in ports if key not in self._refused else ():
+                rendered.add(render(port, found, node))
+        except ValueError as error:
+            log.error("Service %s/%s is left out: %s", *key, error)  # noqa: TRY400 - the text says it all
+            rendered = Rendered()
         if not rendered.shared:
             return key, _NONE, rendered
         return key, Record(entry(rendered), fronts(ports), _health_port(key, ports)), rendered
@@ -335,6 +393,7 @@ class Proxier:
                 self._news.set()
 
     def _wake(self, key: ServiceKey) -> None:
+        self._refused.discard(key)
         self._dirty.add(key)
         self._news.set()
         if self._health:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
 from netplugin.kernel.chains import chain_uses, legacy_size
-from netplugin.kernel.command import LOCK_WAIT, TIMEOUT, Backend, find_backend, run
+from netplugin.kernel.command import LOCK_WAIT, TIMEOUT, Backend, execute, find_backend, run
 from netplugin.kernel.generation import generation
 from netplugin.protocol import NetworkError
 from netplugin.tables import ChainId, Edit, Rules, restore_input
@@ -49,7 +50,10 @@ class HostTables:
         await self.backend()
         before, known = self._stamp(), self._known
         self._known = None  # for as long as it is not known how this ends
-        await run(["iptables-restore", "--noflush", "-w", LOCK_WAIT], restore_input(edit), _TIMEOUT)
+        text = restore_input(edit)
+        code, _, errors = await execute(["iptables-restore", "--noflush", "-w", LOCK_WAIT], text, _TIMEOUT)
+        if code != 0:
+            raise NetworkError(f"iptables-restore: {errors.strip() or f'exit code {code}'}{_line_of(errors, text)}")
         after = self._stamp()
         if known is not None and before == known and _only_ours(before, after, len(edit.tables)):
             self._known = after
@@ -120,6 +124,13 @@ class HostTables:
 
     async def _blocking(self, function: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, function)
+
+
+def _line_of(errors: str, text: str) -> str:
+    """The line that iptables-restore complains of, which it tells by number only."""
+    found = re.search(r"line:? (\d+)", errors)
+    lines = text.splitlines()
+    return f": {lines[int(found[1]) - 1]}" if found and 0 < int(found[1]) <= len(lines) else ""
 
 
 def _only_ours(before: Stamp, after: Stamp, transactions: int) -> bool:
