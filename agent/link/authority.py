@@ -24,6 +24,8 @@ TIMEOUT = 10.0
 """Seconds for one question."""
 REMEMBERED = 512
 """Verdicts kept at most: callers of a node's port are few."""
+LONGEST_PATH = 500
+"""Characters up to which a path is kept: callers choose it."""
 
 
 class AuthorityError(Exception):
@@ -124,6 +126,8 @@ class LinkAuthority:
             request.certificate.CopyFrom(node_pb2.CertifiedUser(name=caller.name, groups=caller.groups))
         reply = await self._ask("Review", request, node_pb2.ReviewReply)
         verdict = Verdict(reply.authenticated, reply.allowed, reply.user, tuple(reply.groups), reply.reason)
+        if len(action.path) > LONGEST_PATH:
+            return verdict
         self._verdicts.pop(key, None)  # so that the newest is last
         self._verdicts[key] = self._clock.monotonic() + reply.cache_seconds, verdict
         while len(self._verdicts) > REMEMBERED:

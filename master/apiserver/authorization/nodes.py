@@ -124,6 +124,10 @@ class NodeAuthorizer:
                     return _node(node, asked)
                 case PODS.key:
                     return self._pod(node, asked)
+                case ("", "persistentvolumeclaims" | "persistentvolumes") | (
+                        "storage.k8s.io", "volumeattachments" | "csinodes"):
+                    # No kind of ours yet. Whoever adds one says here which of its objects concern a node.
+                    return _no(f"no relationship found between node '{node}' and this object")
         return ALLOWED if any(rule.allows(asked) for rule in self._rules) else NO_OPINION
 
     def _read(self, node: str, asked: Attributes) -> Decision:

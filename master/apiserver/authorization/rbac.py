@@ -26,7 +26,8 @@ Subject = tuple[str, str]
 
 GROUP = "rbac.authorization.k8s.io"
 ACCOUNT_PREFIX = "system:serviceaccount:"
-_REMEMBERED = 8192
+_REMEMBERED, _SHORT = 8192, 1000
+"""How many answers are kept, and up to how many characters of a question: clients choose these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +66,12 @@ class Rbac:
         key = user.name, user.groups, asked
         known = self._known.get(key)
         if known is None:
-            if len(self._known) >= _REMEMBERED:
-                self._known.clear()
-            known = self._known[key] = self._decide(user, asked)
+            known = self._decide(user, asked)
+            texts = (user.name, *user.groups, asked.name, asked.namespace, asked.plural, asked.path, asked.fields)
+            if sum(map(len, texts)) <= _SHORT:
+                if len(self._known) >= _REMEMBERED:
+                    self._known.clear()
+                self._known[key] = known
         return known
 
     def _decide(self, user: User, asked: Attributes) -> Decision:
