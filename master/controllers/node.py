@@ -38,6 +38,14 @@ class _Signs:
     at: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """Which node of a zone began to evict last, and until when the next one has to wait."""
+
+    node: str
+    until: float
+
+
 class NodeLifecycleController(Controller[str]):
     """Marks nodes that fell silent, and keeps taints in line with conditions.
 
@@ -52,7 +60,7 @@ class NodeLifecycleController(Controller[str]):
         self._pods.add_indexer("node", _node_of)
         self._signs: dict[str, _Signs] = {}
         self._marked: set[str] = set()  # nodes whose pods have been marked since they stopped being ready
-        self._evicts_from: dict[tuple[str, str], float] = {}  # when each zone's next node may begin to evict
+        self._turns: dict[tuple[str, str], _Turn] = {}  # by zone
         self._all_lost = False
         self._nodes.add_handler(self._node_changed)
         self._leases.add_handler(self._lease_changed)
@@ -63,6 +71,7 @@ class NodeLifecycleController(Controller[str]):
             self._signs.pop(name, None)
             self._marked.discard(name)
             self._tell(either(old, new), "RemovingNode", f"Removing Node {name} from Controller")
+            self._look_at_all()
             return
         if old is None:
             self._tell(new, "RegisteredNode", f"Registered Node {name} in Controller")
@@ -137,11 +146,12 @@ class NodeLifecycleController(Controller[str]):
         if plans.is_evicting(node):
             return plans.Evicting.KEEP
         zone, now = plans.zone_of(node), self.deps.clock.monotonic()
-        rate, begin = states[zone].rate, self._evicts_from.get(zone, now)
-        if not rate or begin > now:
-            self.queue.add_after(node.metadata.name, max(begin - now, 1.0) if rate else MONITOR_SECONDS)
+        rate, turn = states[zone].rate, self._turns.get(zone)
+        wait = 0.0 if turn is None or turn.node == node.metadata.name else turn.until - now
+        if not rate or wait > 0:
+            self.queue.add_after(node.metadata.name, max(wait, 1.0) if rate else MONITOR_SECONDS)
             return plans.Evicting.KEEP
-        self._evicts_from[zone] = now + 1 / rate
+        self._turns[zone] = _Turn(node.metadata.name, now + 1 / rate)
         return plans.Evicting.ADD
 
     async def _mark_lost(self, node: Node) -> Node:

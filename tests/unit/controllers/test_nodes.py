@@ -119,9 +119,10 @@ async def test_nothing_is_evicted_while_all_nodes_are_lost() -> None:
         world.client.put(node("n3", "False"))
         assert await evicting() == set(), "it is rather the master that is cut off"
         world.client.put(node("n3"))
+        assert await evicting() == {"n2"}, "it was its turn"
         await world.clock.advance(11)
         world.controllers[0].queue.add("n1")
-        assert await evicting() == {"n1"}
+        assert await evicting() == {"n1", "n2"}
 
 
 def test_eviction_times() -> None:
