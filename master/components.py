@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client.core import Metric
@@ -42,8 +43,8 @@ class Components:
     connect: dict[tuple[str, str], Any] = field(default_factory=dict)
     measures: list[Measure] = field(default_factory=list)
     """What the components tell of themselves, for /metrics."""
-    state: Measure = tuple
-    """What the cluster's objects say, for /metrics/state."""
+    state: Callable[[], Callable[[], bytes]] = lambda: bytes
+    """Takes the cluster's objects as they are now; what it returns writes /metrics/state of them, in a thread."""
 
 
 def load_components(config: Config, client: Client, clock: Clock, pki: ClusterPki | None,
@@ -68,7 +69,7 @@ def _add_state(result: Components, config: Config, informers: InformerFactory) -
     """From the informers that the components have anyway: objects that nobody watches here are left out."""
     nodes, pods = informers.get(NODES), informers.get(PODS)
     deployments = informers.get(DEPLOYMENTS).all if "controllers" in config.components else None
-    result.state = lambda: state.collect(nodes.all, pods.all, deployments)
+    result.state = lambda: partial(state.collect, nodes.all(), pods.all(), deployments() if deployments else ())
 
 
 def _add_scheduler(result: Components, client: Client, informers: InformerFactory, clock: Clock) -> None:

@@ -71,7 +71,7 @@ class ServingCertificate:
                 # At the beginning the master may not know of the node yet, and soon will.
                 log.log(logging.WARNING if failures > 5 else logging.DEBUG,
                         "no certificate for the node's port: %s", error)
-                await self._clock.sleep(Backoff(initial=0.5, maximum=300.0).delay(failures))
+                await self._clock.sleep(Backoff(initial=0.5, maximum=60.0).delay(failures))
 
     def _due(self) -> float:
         """Seconds until another certificate is needed; loads the present one where it is good."""

@@ -125,7 +125,7 @@ class Metrics:
             collector(registry=self.registry)
         self._reading, self._mutating = _Inflight(), _Inflight()
         self.measure(self._inflight)
-        self._state: Measure = tuple
+        self._state: Callable[[], Callable[[], bytes]] = lambda: bytes
         self._client_expiries = Histogram("apiserver_client_certificate_expiration_seconds", "Distribution of the "
                                           "remaining lifetime on the certificate used to authenticate a request.",
                                           buckets=_EXPIRY_BUCKETS, registry=self.registry)
@@ -146,8 +146,10 @@ class Metrics:
         """Add metrics that are made when they are asked for."""
         self.registry.register(_Measured(measure))
 
-    def watch_components(self, measures: Iterable[Measure], state: Measure) -> None:
-        """Add what the other parts of the process tell; `state` is served on a page of its own."""
+    def watch_components(self, measures: Iterable[Measure], state: Callable[[], Callable[[], bytes]]) -> None:
+        """Add what the other parts of the process tell. `state` has a page of its own: it looks now, and returns what
+        writes down what it saw, in a thread.
+        """
         for measure in measures:
             self.measure(measure)
         self._state = state
@@ -209,5 +211,6 @@ class Metrics:
 
         Looked at here, where nothing changes meanwhile, and written in a thread: a large cluster's takes a second.
         """
-        families = list(self._state() if page == "state" else self.registry.collect())
-        return await asyncio.to_thread(generate_latest, _Given(families))
+        if page == "state":
+            return await asyncio.to_thread(self._state())
+        return await asyncio.to_thread(generate_latest, _Given(list(self.registry.collect())))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client.core import Metric
+from prometheus_client.parser import text_string_to_metric_families
 
 from master.metrics import state
 from sampan.api.codec import from_tree
@@ -35,6 +39,13 @@ DEPLOYMENT: dict[str, Any] = {
     "status": {"availableReplicas": 1, "unavailableReplicas": 1}}
 
 
+def told(tell: Callable[[state.Page], None]) -> list[Metric]:
+    """What Prometheus reads of the page."""
+    page = state.Page()
+    tell(page)
+    return list(text_string_to_metric_families(page.render().decode()))
+
+
 def value(metrics: Iterable[Metric], sample: str, /, **labels: str) -> float:
     values = [item.value for metric in metrics for item in metric.samples
               if item.name == sample and all(item.labels.get(key) == wanted for key, wanted in labels.items())]
@@ -43,7 +54,7 @@ def value(metrics: Iterable[Metric], sample: str, /, **labels: str) -> float:
 
 
 def test_pods() -> None:
-    found = list(state.pods([from_tree(core_v1.Pod, POD)]))
+    found = told(lambda page: state.pods(page, [from_tree(core_v1.Pod, POD)]))
     assert value(found, "kube_pod_info", node="node-1", created_by_kind="ReplicaSet", created_by_name="web") == 1
     assert value(found, "kube_pod_status_phase", phase="Running", namespace="shop", pod="web-1", uid="u1") == 1
     assert value(found, "kube_pod_status_phase", phase="Pending") == 0
@@ -60,7 +71,7 @@ def test_pods() -> None:
 
 
 def test_nodes() -> None:
-    found = list(state.nodes([from_tree(core_v1.Node, NODE)]))
+    found = told(lambda page: state.nodes(page, [from_tree(core_v1.Node, NODE)]))
     assert value(found, "kube_node_info", internal_ip="192.0.2.1", pod_cidr="10.244.0.0/24") == 1
     assert value(found, "kube_node_status_condition", condition="Ready", status="unknown") == 1
     assert value(found, "kube_node_status_condition", condition="Ready", status="true") == 0
@@ -71,15 +82,21 @@ def test_nodes() -> None:
 
 
 def test_deployments_and_an_empty_cluster() -> None:
-    found = list(state.deployments([from_tree(apps_v1.Deployment, DEPLOYMENT)]))
+    found = told(lambda page: state.deployments(page, [from_tree(apps_v1.Deployment, DEPLOYMENT)]))
     assert value(found, "kube_deployment_spec_replicas", deployment="web", namespace="shop") == 2
     assert value(found, "kube_deployment_status_replicas_available") == 1
     assert value(found, "kube_deployment_status_replicas_ready") == 0
-    assert list(state.collect(list, list, None)) == []
-    assert list(state.collect(list, list, list)) == []
+    assert state.collect([], [], []) == b""
 
 
 def test_no_metric_twice() -> None:
     pods = [from_tree(core_v1.Pod, POD)] * 2
-    names = [metric.name for metric in state.collect(lambda: [from_tree(core_v1.Node, NODE)], lambda: pods, list)]
+    text = state.collect([from_tree(core_v1.Node, NODE)], pods, []).decode()
+    names = re.findall(r"^# TYPE (\w+)", text, re.MULTILINE)
     assert len(names) == len(set(names))
+
+
+@given(st.text())
+def test_whatever_a_label_says_it_is_read_back(text: str) -> None:
+    found = told(lambda page: page.gauge("a", "b", {"c": text.replace("\r", "")}, 1.5))
+    assert value(found, "a", c=text.replace("\r", "")) == 1.5
