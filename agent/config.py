@@ -46,6 +46,7 @@ class Config:
     cni_bin_dir: tuple[Path, ...]
     network_backend: str
     vxlan_checksum_offload: bool
+    accept_forwarded: bool
     max_pods: int
     pod_pids_limit: int
     resolv_conf: Path
@@ -118,6 +119,10 @@ def _one_of(*words: str) -> Callable[[str], str]:
     return read
 
 
+def _on(text: str) -> bool:
+    return _one_of("on", "off")(text) == "on"
+
+
 def _number(least: int) -> Callable[[str], int]:
     def read(text: str) -> int:
         if not (text.isascii() and text.isdigit()) or int(text) < least:
@@ -174,8 +179,9 @@ _OPTIONS = (
            "commas", lambda text: tuple(absolute_path(part.strip()) for part in text.split(",") if part.strip())),
     Option("network-backend", VXLAN, "NAME", "how pods of other nodes are reached: vxlan, or host-gw where all nodes "
            "share a link; the same on every node", _one_of(*BACKENDS)),
-    Option("vxlan-checksum-offload", "off", "on|off", "leave checksums of VXLAN packets to the network card",
-           lambda text: _one_of("on", "off")(text) == "on"),
+    Option("vxlan-checksum-offload", "off", "on|off", "leave checksums of VXLAN packets to the network card", _on),
+    Option("accept-forwarded", "on", "on|off", "let pods' packets through where the policy of iptables' FORWARD drops "
+           "them, as Docker's does; off for those who filter there themselves", _on),
     Option("proxy-healthz-address", "0.0.0.0:10256", "IP:PORT", "where load balancers ask whether Services work on "
            "this node, \"\" for nowhere", lambda text: _host_port(text, 10256) if text else ""),
     Option("max-pods", "110", "N", "how many pods this node takes", _number(1)),

@@ -40,17 +40,18 @@ class NodeNetwork:
     """The pod network of the network namespace that this process is in."""
 
     def __init__(self, state_dir: Path = Path("/run/sampan/ipam"), *, cluster_cidr: str = "",
-                 overlay: Settings | None = None, bridge: str = names.BRIDGE, resync: float = 30.0,
-                 clock: Clock | None = None) -> None:
+                 overlay: Settings | None = None, bridge: str = names.BRIDGE, accept_forwarded: bool = True,
+                 resync: float = 30.0, clock: Clock | None = None) -> None:
         """`cluster_cidr`: what pods reach without masquerade, beside the CIDRs of all nodes that are known.
 
-        `overlay`: how other nodes' pods are reached; None: not at all.
+        `overlay`: how other nodes' pods are reached; None: not at all. `accept_forwarded`: let pods' packets through
+        against a policy of FORWARD that drops them, as Docker's does.
         `resync`: seconds between looks at firewall rules, since not every iptables has the kernel tell of changes.
         """
         self._state_dir = state_dir
         self._ipam = Ipam(state_dir)
         self._crossing = Crossing(overlay)
-        self._rules = PodRules(cluster_cidr, self._leases)
+        self._rules = PodRules(cluster_cidr, self._leases, accept=accept_forwarded)
         self._links = LocalLinks(bridge)
         self._resync = resync
         self._clock = clock or SystemClock()

@@ -197,8 +197,13 @@ def mtu(settings: Settings | None, underlay: Underlay) -> int:
 
 
 def wanted(settings: Settings, pod_cidr: IPv4Network, underlay: Underlay, peers: Iterable[Peer]) -> Overlay:
-    """What the kernel is to have for these other nodes. Those that cannot be reached as they are, are left out."""
+    """What the kernel is to have for these other nodes. Those that cannot be reached as they are, are left out.
+
+    A node by itself needs no device, nor a kernel that has VXLAN.
+    """
     chosen = reachable(settings, pod_cidr, peers)
+    if not chosen:
+        return Overlay()
     if settings.backend == HOST_GW:
         return Overlay(None, frozenset(Route(subnet, IPv4Address(peer.address), underlay.name, onlink=False)
                                        for subnet, peer in chosen.items()))

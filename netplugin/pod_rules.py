@@ -15,9 +15,12 @@ Leases = Callable[[], Awaitable[Sequence[Lease]]]
 
 
 class PodRules:
-    """`cluster_cidr`: what pods reach without masquerade, beside the CIDRs of all nodes that are known."""
+    """`cluster_cidr`: what pods reach without masquerade, beside the CIDRs of all nodes that are known. `accept`: see
+    `rules.Firewall`.
+    """
 
-    def __init__(self, cluster_cidr: str, leases: Leases) -> None:
+    def __init__(self, cluster_cidr: str, leases: Leases, *, accept: bool = True) -> None:
+        self._accept = accept
         self._cluster_cidr = cluster_cidr
         self._leases = leases
         self._firewall = Firewall()
@@ -58,4 +61,5 @@ class PodRules:
     async def _chains(self) -> list[rules.Chain]:
         leases = tuple(lease for lease in await self._leases() if lease.host_ports)
         backend = await self._firewall.backend()
-        return rules.chains(rules.Firewall(self._own, self.cluster, leases, self._device, backend.random_fully))
+        return rules.chains(rules.Firewall(self._own, self.cluster, leases, self._device, self._accept,
+                                           backend.random_fully))

@@ -68,13 +68,15 @@ class Chain:
 class Firewall:
     """What the rules depend on: the node's and the cluster's pod networks, and the pods' host ports.
 
-    `overlay`: the device by which pods of other nodes are reached, "" where that is the underlay itself.
+    `overlay`: the device by which pods of other nodes are reached, "" where that is the underlay itself. `accept`:
+    whether pods' packets are let through against FORWARD's policy.
     """
 
     pod_cidr: IPv4Network
     cluster: tuple[IPv4Network, ...]
     leases: tuple[Lease, ...] = ()
     overlay: str = ""
+    accept: bool = True
     random_fully: bool = True
 
 
@@ -104,6 +106,8 @@ def restore_input(wanted: Iterable[Chain]) -> str:
 
 def _forward(wanted: Firewall) -> tuple[str, ...]:
     """Docker sets FORWARD's policy to DROP; pods' traffic is ours to accept."""
+    if not wanted.accept:
+        return ()
     return tuple(f"{way} {network} -j ACCEPT" for network in wanted.cluster for way in ("-s", "-d"))
 
 

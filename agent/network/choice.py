@@ -30,4 +30,5 @@ def make_network(config: Config, clock: Clock, address: str = "") -> ManagedNetw
         # Not in /run: what the plugins' own files hold outlives a reboot, and DEL must be able to free it.
         return CniNetwork(config.cni_conf_dir, config.cni_bin_dir, config.root_dir / "cni", clock)
     overlay = Settings(IPv4Address(address), config.network_backend, config.vxlan_checksum_offload) if address else None
-    return NodeNetwork(config.run_dir / "ipam", cluster_cidr=config.pod_cidr, overlay=overlay, clock=clock)
+    return NodeNetwork(config.run_dir / "ipam", cluster_cidr=config.pod_cidr, overlay=overlay,
+                       accept_forwarded=config.accept_forwarded, clock=clock)

@@ -144,8 +144,7 @@ async def test_nodes_that_come_move_and_go_are_followed(tmp_path: Path, pids: li
         assert not reaches(pids[0], "10.42.2.2")
         assert "10.42.2.0" not in nodes[0].ip("route") + nodes[0].ip("neigh")
         await nodes[0].call("follow", peers=[])
-        assert "sampan.1" not in nodes[0].ip("route")
-        assert nodes[0].run("bridge", "fdb", "show", "dev", "sampan.1") + nodes[0].ip("neigh show dev sampan.1") == ""
+        assert "sampan.1" not in nodes[0].ip("route") + nodes[0].ip("link")  # a node by itself needs none
 
 
 DAMAGE = (
@@ -204,16 +203,15 @@ async def test_whatever_is_taken_away_comes_back(nodes: list[Host], pids: list[i
         assert reaches(pids[0], "10.42.2.2"), damage
 
 
-async def test_a_device_of_another_kind_gives_way(tmp_path: Path) -> None:
-    async with hosts(1, tmp_path) as nodes:
-        nodes[0].ip("link del sampan.1")
-        nodes[0].ip("link add sampan.1 type vxlan id 1 dstport 8472 local 192.0.2.1")  # one that learns
-        await nodes[0].call("heal")
-        assert not json.loads(nodes[0].ip("-j -d link show sampan.1"))[0]["linkinfo"]["info_data"]["learning"]
-        nodes[0].ip("link del sampan.1")
-        nodes[0].ip("link add sampan.1 type bridge")
-        await nodes[0].call("heal")
-        assert json.loads(nodes[0].ip("-j -d link show sampan.1"))[0]["linkinfo"]["info_kind"] == "vxlan"
+async def test_a_device_of_another_kind_gives_way(nodes: list[Host]) -> None:
+    nodes[0].ip("link del sampan.1")
+    nodes[0].ip("link add sampan.1 type vxlan id 1 dstport 8472 local 192.0.2.1")  # one that learns
+    await nodes[0].call("heal")
+    assert not json.loads(nodes[0].ip("-j -d link show sampan.1"))[0]["linkinfo"]["info_data"]["learning"]
+    nodes[0].ip("link del sampan.1")
+    nodes[0].ip("link add sampan.1 type bridge")
+    await nodes[0].call("heal")
+    assert json.loads(nodes[0].ip("-j -d link show sampan.1"))[0]["linkinfo"]["info_kind"] == "vxlan"
 
 
 async def test_another_backend_takes_the_device_away(tmp_path: Path) -> None:

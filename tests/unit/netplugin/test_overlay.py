@@ -60,6 +60,11 @@ def test_what_is_wanted_of_vxlan() -> None:
     assert device.mac == "0e:59:0a:2a:01:00"
 
 
+def test_a_node_by_itself_needs_no_device() -> None:
+    assert wanted(SETTINGS, OWN, UNDERLAY, [replace(PEER, mac="")]) == Overlay()
+    assert plan(Overlay(), GOOD) == [DeleteDevice("sampan.1")]
+
+
 def test_what_is_wanted_of_host_gw() -> None:
     route = Route(IPv4Network("10.42.2.0/24"), IPv4Address("192.0.2.2"), "eth0", onlink=False)
     wish = wanted(HOST_GATEWAY, OWN, UNDERLAY, [replace(PEER, backend=HOST_GW, mac="")])
@@ -191,6 +196,7 @@ def test_any_state_converges_on_any_other(before: list[Peer], after: list[Peer],
     assert dict(kernel.seen.forwarding) == dict(wish.forwarding)
     assert dict(kernel.seen.neighbours) == dict(wish.neighbours)
     assert {route.subnet.network_address for route in wish.routes} == set(wish.neighbours) or new is HOST_GATEWAY
+    assert (kernel.seen.device is not None) == (bool(wish.routes) and new is SETTINGS)
 
 
 def test_the_cluster_is_what_its_nodes_have_and_what_is_configured() -> None:

@@ -92,6 +92,8 @@ def test_rules() -> None:
     assert "-A SAMPAN-HOSTPORTS -d 127.0.0.1 -p udp -m udp --dport 5353" in text
     assert "-A SAMPAN-POSTROUTING -s 10.42.7.0/24 -d 10.42.0.0/16 -j RETURN\n" in text
     assert "-o " not in text
+    assert "ACCEPT" in text
+    assert "ACCEPT" not in restore_input(chains(replace(wanted, accept=False)))
     crossing = restore_input(chains(replace(wanted, overlay="sampan.1")))
     assert crossing.index("-s 10.42.0.0/16 -j RETURN") < crossing.index("-o sampan.1 -j MASQUERADE")
     assert "random-fully" not in text
