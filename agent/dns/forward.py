@@ -29,8 +29,8 @@ SUSPICION = 10.0
 LONGEST = 300.0
 """Seconds for which an answer is kept at most, whatever it says itself: changes should reach pods."""
 LONGEST_NEGATIVE = 30.0
-CACHE_BYTES = 2 * 1024 * 1024
-MOST_AT_ONCE = 512
+CACHE_BYTES = 1024 * 1024
+MOST_AT_ONCE = 256
 """Questions under way at a time; beyond, clients are told of a failure and try again."""
 ANSWERS = (dns.rcode.NOERROR, dns.rcode.NXDOMAIN)
 

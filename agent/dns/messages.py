@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -119,23 +118,26 @@ def read_query(data: bytes, *, stream: bool) -> Query:
     return query
 
 
-def write(query: Query, reply: Reply) -> bytes:
-    """The answer's bytes; what does not fit is left out, and the client told to ask again over TCP."""
+def write(query: Query, reply: Reply, begin: float = 0.0) -> bytes:
+    """The answer's bytes; what does not fit is left out, and the client told to ask again over TCP.
+
+    Of several records of one name those come first that are at `begin`, a share of one: many clients take the first.
+    """
     message = dns.message.make_response(query.message, recursion_available=True, our_payload=UDP_PAYLOAD)
     message.set_rcode(dns.rcode.Rcode.make(reply.rcode))
-    message.answer, message.authority = list(reply.answer), list(reply.authority)
-    message.additional = list(reply.additional)
+    message.answer = [_turned(rrset, begin) for rrset in reply.answer]
+    message.authority, message.additional = list(reply.authority), list(reply.additional)
     asked_for_proof = query.question.dnssec or bool(query.message.flags & dns.flags.AD)
     for flag, wanted in ((dns.flags.AA, reply.authoritative), (dns.flags.TC, reply.truncated),
                          (dns.flags.AD, reply.authenticated and asked_for_proof),
                          (dns.flags.CD, query.question.unchecked)):
         message.flags |= flag if wanted else 0
     try:
-        return message.to_wire(max_size=query.size)
+        return message.to_wire(max_size=query.size, want_shuffle=False)
     except dns.exception.TooBig:
         # Record by record, so that clients without TCP (musl before 1.2.4) have those that fit.
         message.answer = [single for rrset in message.answer for single in _singles(rrset)]
-        return message.to_wire(max_size=query.size, prefer_truncation=True)
+        return message.to_wire(max_size=query.size, prefer_truncation=True, want_shuffle=False)
 
 
 def make_query(question: Question, number: int, *, edns: bool = True) -> bytes:
@@ -177,8 +179,16 @@ def aged(sets: Iterable[RRset], seconds: int) -> list[RRset]:
     return [dns.rrset.from_rdata_list(rrset.name, max(0, rrset.ttl - seconds), list(rrset)) for rrset in sets]
 
 
+def _turned(rrset: RRset, begin: float) -> RRset:
+    first = int(begin * len(rrset))
+    if not first:
+        return rrset
+    records = list(rrset)
+    return dns.rrset.from_rdata_list(rrset.name, rrset.ttl, records[first:] + records[:first])
+
+
 def _singles(rrset: RRset) -> Iterator[RRset]:
-    for rdata in random.sample(list(rrset), len(rrset)):  # the library shuffles whole sets too
+    for rdata in rrset:
         yield dns.rrset.from_rdata(rrset.name, rrset.ttl, rdata)
 
 

@@ -21,9 +21,14 @@ log = logging.getLogger(__name__)
 
 CHAIN = 8
 """How many names of the cluster may be other names for one another before that is taken for a circle."""
-VARIANTS = 4
-"""Orders of the same records that are kept, so that clients which take the first one spread out."""
-ENCODED_BYTES = 2 * 1024 * 1024
+VARIANTS = 8
+"""Orders of the same records that are kept at most, so that clients which take the first one spread out."""
+ENCODED_BYTES = 1024 * 1024
+"""What they may take in all: some 2,000 of them."""
+GOLDEN = 0.618034
+"""The part of a circle by which to turn so that no place is met twice soon."""
+OVERHEAD = 350
+"""Bytes that each takes beside its messages, about."""
 FRESH = 1.0
 """Seconds for which an encoded answer with a time to live from upstream is good: those count in seconds."""
 
@@ -61,6 +66,7 @@ class Resolver:
         self._soa: Sequence[RRset] | None = None
         self._encoded: dict[bytes, _Encoded] = {}
         self._size = 0
+        self._turn = clock.now().microsecond / 1e6  # another one on every node
         self.counters = counters or Counters()
         index.changed = self._forget
 
@@ -146,23 +152,29 @@ class Resolver:
 
     def _encode(self, query: Query, reply: Reply, key: bytes) -> bytes:
         """Write the answer, and remember it for those who ask the same; for several records, in several orders."""
-        wire = write(query, reply)
         if not key or not query.plain or reply.lifetime <= 0:
-            return wire
+            return write(query, reply, self._next_turn())
         now = self._clock.monotonic()
         known = self._encoded.get(key)
         if known is None or now >= known.until:
             if known is not None:
-                self._size -= sum(map(len, known.variants)) + len(key)
-            many = any(len(rrset) > 1 for rrset in reply.answer)
+                self._size -= sum(map(len, known.variants)) + len(key) + OVERHEAD
+            wanted = min(VARIANTS, max((len(rrset) for rrset in reply.answer), default=1))
             until = now + min(FRESH, reply.lifetime) if reply.lifetime != FOREVER else FOREVER
-            known = self._encoded[key] = _Encoded([], VARIANTS if many else 1, until)
-            self._size += len(key)
+            known = self._encoded[key] = _Encoded([], wanted, until)
+            self._size += len(key) + OVERHEAD
+        begin = len(known.variants) / known.wanted if known.wanted < VARIANTS else self._next_turn()
+        wire = write(query, reply, begin)
         known.variants.append(wire[2:])
         self._size += len(wire) - 2
         if self._size > ENCODED_BYTES:
             self._clear()
         return wire
+
+    def _next_turn(self) -> float:
+        """A share of one; one after the other they spread evenly, however many there are."""
+        self._turn = (self._turn + GOLDEN) % 1.0
+        return self._turn
 
     def _forget(self) -> None:
         """The cluster has changed."""

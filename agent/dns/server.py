@@ -21,7 +21,7 @@ CONNECTIONS = 128
 """TCP connections at a time; more wait in the kernel."""
 IDLE = 10.0
 """Seconds that a client may take for its next message over TCP."""
-MOST_PENDING = 512
+MOST_PENDING = 256
 """Datagrams waiting for upstream at a time; more are dropped, and their clients ask again."""
 LAST_WORDS = 0.5
 """Seconds that answers under way have at the end: what comes in meanwhile waits for the next agent."""
