@@ -54,7 +54,7 @@ def value(metrics: Iterable[Metric], sample: str, /, **labels: str) -> float:
 
 
 def test_pods() -> None:
-    found = told(lambda page: state.pods(page, [from_tree(core_v1.Pod, POD)]))
+    found = told(lambda page: state.tell_pod(page, from_tree(core_v1.Pod, POD)))
     assert value(found, "kube_pod_info", node="node-1", created_by_kind="ReplicaSet", created_by_name="web") == 1
     assert value(found, "kube_pod_status_phase", phase="Running", namespace="shop", pod="web-1", uid="u1") == 1
     assert value(found, "kube_pod_status_phase", phase="Pending") == 0
@@ -71,7 +71,7 @@ def test_pods() -> None:
 
 
 def test_nodes() -> None:
-    found = told(lambda page: state.nodes(page, [from_tree(core_v1.Node, NODE)]))
+    found = told(lambda page: state.tell_node(page, from_tree(core_v1.Node, NODE)))
     assert value(found, "kube_node_info", internal_ip="192.0.2.1", pod_cidr="10.244.0.0/24") == 1
     assert value(found, "kube_node_status_condition", condition="Ready", status="unknown") == 1
     assert value(found, "kube_node_status_condition", condition="Ready", status="true") == 0
@@ -82,7 +82,7 @@ def test_nodes() -> None:
 
 
 def test_deployments_and_an_empty_cluster() -> None:
-    found = told(lambda page: state.deployments(page, [from_tree(apps_v1.Deployment, DEPLOYMENT)]))
+    found = told(lambda page: state.tell_deployment(page, from_tree(apps_v1.Deployment, DEPLOYMENT)))
     assert value(found, "kube_deployment_spec_replicas", deployment="web", namespace="shop") == 2
     assert value(found, "kube_deployment_status_replicas_available") == 1
     assert value(found, "kube_deployment_status_replicas_ready") == 0
@@ -98,5 +98,5 @@ def test_no_metric_twice() -> None:
 
 @given(st.text())
 def test_whatever_a_label_says_it_is_read_back(text: str) -> None:
-    found = told(lambda page: page.gauge("a", "b", {"c": text.replace("\r", "")}, 1.5))
+    found = told(lambda page: state.Subject(page).of(d="e").gauge("a", "b", 1.5, c=text.replace("\r", "")))
     assert value(found, "a", c=text.replace("\r", "")) == 1.5
