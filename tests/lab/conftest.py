@@ -40,7 +40,9 @@ def lab() -> Iterator[LabHandle]:
 
 
 def logs(lab: LabHandle) -> str:
-    """The ends of what master and agents have logged."""
+    """The ends of what master and agents have logged, where it came to that."""
+    if lab.sampan("status", check=False).returncode != 0:
+        return ""
     return "".join(f"--- {name} {part}\n{lab.log(name, part)[-4000:]}\n" for name, node in lab.nodes.items()
                    for part in ("master", "agent") if (node.directories["log"] / f"{part}.log").exists())
 
