@@ -27,14 +27,21 @@ class LoadBalancerController(Controller[Key]):
         self._slices.add_handler(self._slice_changed)
 
     def _service_changed(self, old: Service | None, new: Service | None) -> None:
-        if new is not None and (plans.is_ours(new) or (old is not None and plans.is_ours(old))):
+        if not any(item is not None and plans.is_ours(item) for item in (old, new)):
+            return
+        if new is not None:
             self.queue.add(key_of(new))
+        if old is None or new is None or old.spec != new.spec:
+            self._add_all()  # ports may be taken or free now
+
+    def _add_all(self) -> None:
+        for service in self._services:
+            if plans.is_ours(service):
+                self.queue.add(key_of(service))
 
     def _node_changed(self, old: Node | None, new: Node | None) -> None:
         if _counts(old) != _counts(new):
-            for service in self._services:
-                if plans.is_ours(service):
-                    self.queue.add(key_of(service))
+            self._add_all()
 
     def _slice_changed(self, old: EndpointSlice | None, new: EndpointSlice | None) -> None:
         item = either(old, new)
@@ -47,14 +54,19 @@ class LoadBalancerController(Controller[Key]):
         service = self._services.get(key[1], key[0])
         if service is None or (service.spec.type == "LoadBalancer" and not plans.is_ours(service)):
             return
-        wanted = plans.ingress(service, self._nodes, self._slices.by_index("of service", "/".join(key)))
+        why = plans.taken(service, self._services) if plans.is_ours(service) else ""
+        if why:
+            self.deps.events.warning(service, "SyncLoadBalancerFailed", "Error syncing load balancer: failed to ensure "
+                                     f"load balancer: {why}")
+        wanted = [] if why else plans.ingress(service, self._nodes,
+                                              self._slices.by_index("of service", "/".join(key)))
         balancer = service.status.load_balancer or LoadBalancerStatus()
         present = [replace(item, ports=[]) for item in balancer.ingress]
         if present == wanted:
             return
         status: ServiceStatus = replace(service.status, load_balancer=replace(balancer, ingress=wanted))
         written = self.deps.client.update(SERVICES, replace(service, status=status), subresource="status")
-        if await ignore_missing(written) and plans.is_ours(service):
+        if await ignore_missing(written) and plans.is_ours(service) and not why:
             self._tell(service, present, wanted)
 
     def _tell(self, service: Service, before: list[LoadBalancerIngress], after: list[LoadBalancerIngress]) -> None:

@@ -44,6 +44,27 @@ def carries(node: Node) -> bool:
             and EXCLUDED not in node.metadata.labels)
 
 
+def taken(service: Service, others: Iterable[Service]) -> str:
+    """Why the Service cannot have its ports at the nodes' addresses: an older one has them. "" where it can."""
+    mine = _ports(service)
+    for other in others:
+        older = is_ours(other) and other.metadata.deletion_timestamp is None and _age(other) < _age(service)
+        if older and (shared := mine & _ports(other)):
+            protocol, port = min(shared)
+            return f"port {port}/{protocol} is used by service {other.metadata.namespace}/{other.metadata.name}"
+    return ""
+
+
+def _ports(service: Service) -> set[tuple[str, int]]:
+    return {(port.protocol or "TCP", port.port) for port in service.spec.ports}
+
+
+def _age(service: Service) -> tuple[str, str, str]:
+    """The older one comes first; of two from the same second the one whose name does."""
+    meta = service.metadata
+    return str(meta.creation_timestamp or ""), meta.namespace, meta.name
+
+
 def ingress(service: Service, nodes: Iterable[Node], slices: Iterable[EndpointSlice]) -> list[LoadBalancerIngress]:
     """What status.loadBalancer.ingress has to be."""
     if not is_ours(service) or service.metadata.deletion_timestamp is not None:

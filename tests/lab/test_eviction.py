@@ -77,9 +77,9 @@ def test_a_node_whose_engine_is_down_loses_its_pods_and_its_share_of_the_load(la
     space.pod("leaves", nodeName="node2", labels=labels, tolerations=tolerating(NOT_READY, 2))
     space.pod("stays", nodeName="node2", labels=labels, tolerations=tolerating(NOT_READY))
     space.pod("well", nodeName="node1", labels=labels)
-    for name, policy in (("everywhere", "Cluster"), ("local", "Local")):
+    for port, name, policy in ((8080, "everywhere", "Cluster"), (8081, "local", "Local"), (8080, "late", "Cluster")):
         space.create({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": {
-            "type": "LoadBalancer", "externalTrafficPolicy": policy, "selector": labels, "ports": [{"port": 80}]}})
+            "type": "LoadBalancer", "externalTrafficPolicy": policy, "selector": labels, "ports": [{"port": port}]}})
     space.ready("leaves", "stays", "well")
     ips = {name: node.ip for name, node in lab.nodes.items()}
 
@@ -89,6 +89,7 @@ def test_a_node_whose_engine_is_down_loses_its_pods_and_its_share_of_the_load(la
 
     del ips["master"]  # as kubeadm has it, a control plane's node is labelled to carry nobody's load
     patience("every node carries", lambda: addresses("everywhere") == set(ips.values()), 30)
+    assert not addresses("late"), "its port is taken"
     patience("nodes with endpoints carry", lambda: addresses("local") == {ips["node1"], ips["node2"]}, 30)
     lab.stop("node2", "docker")
     patience("tainted", lambda: taints(lab, "node2") == {(NOT_READY, "NoSchedule"), (NOT_READY, "NoExecute")}, 60)

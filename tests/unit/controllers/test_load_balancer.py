@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from msgspec.structs import replace
+
 from master.controllers import load_balancer_plan as plans
 from master.controllers.endpoints_plan import SERVICE_LABEL
 from master.controllers.load_balancer import LoadBalancerController
 from sampan.api.resources import SERVICES
+from sampan.api.times import Time
 from sampan.api.types.core_v1 import (
     LoadBalancerIngress,
     LoadBalancerStatus,
@@ -18,6 +21,7 @@ from sampan.api.types.core_v1 import (
     NodeCondition,
     NodeStatus,
     Service,
+    ServicePort,
     ServiceSpec,
     ServiceStatus,
 )
@@ -63,6 +67,39 @@ def test_local_traffic_goes_where_endpoints_are() -> None:
     local = service(external_traffic_policy="Local")
     assert addresses(local) == []
     assert addresses(local, endpoints(("n9", True), ("n10", False), ("ill", True))) == ["192.168.56.9"]
+
+
+def at(name: str, second: int, *ports: tuple[int, str], **spec: Any) -> Service:
+    of = service(name, ports=[ServicePort(port=port, protocol=protocol) for port, protocol in ports], **spec)
+    return replace(of, metadata=replace(of.metadata, creation_timestamp=Time.parse(f"2026-01-01T00:00:{second:02}Z")))
+
+
+def test_the_oldest_has_the_port() -> None:
+    first, second = at("b", 1, (80, "TCP"), (53, "UDP")), at("a", 2, (443, "TCP"), (80, "TCP"))
+    others = [first, second, at("udp", 0, (80, "UDP")), at("inner", 0, (80, "TCP"), type="NodePort"),
+              at("cloud", 0, (80, "TCP"), load_balancer_class="example.com/other")]
+    assert plans.taken(first, others) == ""
+    assert plans.taken(second, others) == "port 80/TCP is used by service default/b"
+    assert plans.taken(at("c", 1, (53, "UDP")), others) == "port 53/UDP is used by service default/b"
+    assert plans.taken(at("c", 1, (53, "TCP")), others) == ""
+
+
+async def test_a_port_that_is_free_again_is_given_to_the_next() -> None:
+    world = World()
+    async with world.running(LoadBalancerController):
+        async def shown() -> dict[str, list[str | None]]:
+            await world.settle()
+            return {item.metadata.name: [entry.ip for entry in item.status.load_balancer.ingress]
+                    if item.status.load_balancer else [] for item in (await world.client.list(SERVICES)).items}
+
+        world.client.put(node("n1", "192.168.56.1"))
+        world.client.put(at("old", 1, (80, "TCP")))
+        world.client.put(at("new", 2, (80, "TCP")))
+        assert await shown() == {"old": ["192.168.56.1"], "new": []}
+        assert [message for _, reason, message in await world.told() if reason == "SyncLoadBalancerFailed"] == [
+            "Error syncing load balancer: failed to ensure load balancer: port 80/TCP is used by service default/old"]
+        world.client.remove(SERVICES, "old", "default")
+        assert await shown() == {"new": ["192.168.56.1"]}
 
 
 async def test_the_story_of_a_load_balancer() -> None:
