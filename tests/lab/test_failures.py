@@ -157,6 +157,7 @@ def some_pod(number: int, rng: random.Random) -> Json:
     return pod(f"p{number}", terminationGracePeriodSeconds=rng.choice([0, 1, 3]), app=app, **extra)
 
 
+@pytest.mark.timeout(600)  # of the machine's work, not of ours: four hundred containers on three engines
 def test_two_hundred_pods_come_and_go_on_all_hosts_while_agents_are_killed(lab: LabHandle, space: LabSpace) -> None:
     """That no address, veth, rule, container, cgroup, mount or directory is left, `space` sees to at the end."""
     seed = random.randrange(1_000_000)
