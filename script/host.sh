@@ -110,11 +110,10 @@ POD_CIDR=${SAMPAN_POD_CIDR:-10.244.0.0/16}
 firewalld_runs() { command -v firewall-cmd >/dev/null && firewall-cmd --state >/dev/null 2>&1; }
 
 # firewalld drops what no zone allows, whatever other rules say: ports are opened, and pods and the links of their
-# network are trusted, now and at the next start. A reload throws others' rules away; Docker and the agent notice and
-# bring theirs back.
+# network are trusted. The reload throws others' rules away; Docker and the agent notice and bring theirs back.
 open_firewall() {
     firewalld_runs || unchanged "no firewalld here; open these where another firewall is: 6443, 6444, 10250/tcp, 8472/udp"
-    local name scope changed=0
+    local name changed=0
     for name in "${FIREWALL_SERVICES[@]}"; do
         cmp -s "$ROOT/systemd/firewalld/$name.xml" "/etc/firewalld/services/$name.xml" && continue
         install -D -m 644 "$ROOT/systemd/firewalld/$name.xml" "/etc/firewalld/services/$name.xml"
@@ -124,28 +123,20 @@ open_firewall() {
         firewall-cmd -q --zone=trusted --query-source="$POD_CIDR"; then
         unchanged "firewalld lets the cluster through"
     fi
-    # A service that is new is known to the running firewalld only after a reload.
+    [ "$changed" -eq 0 ] || firewall-cmd -q --reload # it has to know the services before it can open them
+    firewall-cmd -q --permanent "${FIREWALL_SERVICES[@]/#/--add-service=}"
+    firewall-cmd -q --permanent --zone=trusted --add-source="$POD_CIDR"
+    firewall-cmd -q --permanent --zone=trusted --add-interface=sampan0 --add-interface=sampan.1
     firewall-cmd -q --reload
-    for scope in --permanent ""; do
-        for name in "${FIREWALL_SERVICES[@]}"; do
-            # shellcheck disable=SC2086 # no word where the scope is empty
-            firewall-cmd -q $scope --add-service="$name"
-        done
-        # shellcheck disable=SC2086
-        firewall-cmd -q $scope --zone=trusted --add-source="$POD_CIDR" --add-interface=sampan0 --add-interface=sampan.1
-    done
     note "firewalld: the cluster's ports are open, its pods trusted"
 }
 
 close_firewall() {
     firewalld_runs || unchanged "no firewalld here"
-    local name
-    for name in "${FIREWALL_SERVICES[@]}"; do
-        firewall-cmd -q --permanent --remove-service="$name" || true
-        rm -f "/etc/firewalld/services/$name.xml"
-    done
-    firewall-cmd -q --permanent --zone=trusted --remove-source="$POD_CIDR" --remove-interface=sampan0 \
-        --remove-interface=sampan.1 || true
+    firewall-cmd -q --permanent "${FIREWALL_SERVICES[@]/#/--remove-service=}" || true
+    firewall-cmd -q --permanent --zone=trusted --remove-source="$POD_CIDR" || true
+    firewall-cmd -q --permanent --zone=trusted --remove-interface=sampan0 --remove-interface=sampan.1 || true
+    rm -f /etc/firewalld/services/sampan-{master,node}.xml
     firewall-cmd -q --reload
 }
 

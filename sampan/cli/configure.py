@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import re
 import socket
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,9 @@ from sampan.cli.paths import Paths
 from sampan.pki.files import write_atomically
 
 Tree = dict[str, Any]
+OWN_INTERFACES = re.compile(r"^(lo|docker|br-|veth|sampan|smp|cni|flannel|virbr)")
+SIOCGIFADDR = 0x8915
+"""ioctl: an interface's IPv4 address (netdevice(7))."""
 HEADER = "# Written by `sampan up`; your changes stay. All keys: {program} --help\n"
 
 
@@ -37,13 +44,19 @@ def read(path: Path) -> Tree:
 
 
 def default_address() -> str:
-    """The address of the default route, or loopback on a host without one."""
+    """The address of the default route; on a host without one the first that is not of a container's network."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))  # sends nothing: only asks which source address would be used
             return str(probe.getsockname()[0])
         except OSError:
-            return "127.0.0.1"
+            pass
+        for _, name in socket.if_nameindex():
+            if not OWN_INTERFACES.match(name):
+                with contextlib.suppress(OSError):  # it has none
+                    request = struct.pack("256s", name.encode()[:15])
+                    return socket.inet_ntoa(fcntl.ioctl(probe, SIOCGIFADDR, request)[20:24])
+    return "127.0.0.1"
 
 
 def kubeconfig_current(paths: Paths, content: bytes) -> bool:

@@ -102,11 +102,8 @@ async def join(options: JoinOptions, paths: Paths, units: Units, progress: Progr
     """Join, step by step; CommandError where a step fails, and then the host is as it was before."""
     options = check(options)
     with progress.step("This host") as outcome:
-        complaints = preflight.problems(await preflight.look(options.docker_host, own_agent=bool(
-            units.status("agent").pid)))
-        if complaints:
-            raise CommandError("\n       ".join(["this host cannot be a node yet:", *(
-                line for item in complaints for line in (f"- {item.what}", f"  {item.hint}"))]))
+        preflight.demand(await preflight.look(
+            options.docker_host, () if units.status("agent").state == "running" else (preflight.AGENT_PORT,)))
         outcome.unchanged("has what it takes")
     with progress.step("The way to the master") as outcome:
         address = await preflight.reach(options.host, options.port, "the API server")

@@ -13,7 +13,7 @@ import platform
 import shutil
 import socket
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,13 +66,20 @@ def problems(facts: Facts) -> list[Problem]:
                       f"kernel-modules-extra), reboot into the installed kernel, then: modprobe {module}")
               for module in facts.missing_modules]
     found += [Problem(f"port {port} is in use",
-                      f"another agent or kubelet runs here (ss -tlnp 'sport = :{port}'): stop it first")
+                      f"see who has it: ss -tlnp 'sport = :{port}'. Another cluster's kubelet or master? Stop it")
               for port in facts.busy_ports]
     return found
 
 
-async def look(docker_host: str, *, own_agent: bool = False) -> Facts:
-    """Look at this host; where our own agent runs, its port is its own."""
+def demand(facts: Facts) -> None:
+    """CommandError with all problems, where there are any."""
+    if found := problems(facts):
+        raise CommandError("\n       ".join(["this host is not ready for Sampan:", *(
+            line for item in found for line in (f"- {item.what}", f"  {item.hint}"))]))
+
+
+async def look(docker_host: str, ports: Iterable[int]) -> Facts:
+    """Look at this host, and whether somebody has one of the ports."""
     root = os.geteuid() == 0
     try:
         found: engine.EngineFacts | Problem = await engine.facts(docker_host)
@@ -80,7 +87,7 @@ async def look(docker_host: str, *, own_agent: bool = False) -> Facts:
         found = Problem(str(error), error.hint)
     modules = await asyncio.to_thread(missing_modules) if root else ()
     return Facts(root, found, [name for name in COMMANDS if shutil.which(name, path=search_path()) is None], modules,
-                 [port for port in (AGENT_PORT,) if not own_agent and port_is_busy(port)])
+                 [port for port in ports if port_is_busy(port)])
 
 
 def search_path(environ: Mapping[str, str] = os.environ) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import socket
@@ -14,13 +15,13 @@ from pathlib import Path
 
 from sampan.api.errors import ApiError
 from sampan.api.resources import LEASES, NODES, SECRETS
-from sampan.cli import configure, objects
+from sampan.cli import configure, objects, preflight
 from sampan.cli.paths import Paths, program
 from sampan.cli.progress import CommandError, Progress
 from sampan.cli.units import Name, Units
 from sampan.pki import ca, kubeconfig
 from sampan.pki.files import write_atomically
-from sampan.pki.tokens import BootstrapToken
+from sampan.pki.tokens import NAMESPACE, BootstrapToken, secret_name
 
 READY_SECONDS = 60.0
 TOKEN_LIFETIME = timedelta(hours=1)
@@ -44,9 +45,9 @@ class UpOptions:
 
 async def up(options: UpOptions, paths: Paths, units: Units, progress: Progress) -> None:
     """Bring the cluster up, step by step; each step finds out first whether there is something to do."""
-    with progress.step("Docker Engine") as outcome:
-        await ping_docker(options.docker_host)
-        outcome.unchanged("answers")
+    with progress.step("This host") as outcome:
+        preflight.demand(await preflight.look(options.docker_host, wanted_ports(options, paths, units)))
+        outcome.unchanged("has what it takes")
     with progress.step("Configuration") as outcome:
         if not write_configuration(options, paths):
             outcome.unchanged(f"in {paths.config}")
@@ -66,11 +67,24 @@ async def up(options: UpOptions, paths: Paths, units: Units, progress: Progress)
         begun = datetime.now(UTC)
         started = units.start("agent", ["--config", str(paths.agent_config)])
         await wait_for_node(paths, units, str(agent["node-name"]), begun if started else None)
-        paths.bootstrap_token.unlink(missing_ok=True)
+        await forget_token(paths)
         if not started:
             outcome.unchanged("is running")
         else:
             outcome.text = f"node {agent['node-name']} is Ready"
+
+
+def wanted_ports(options: UpOptions, paths: Paths, units: Units) -> list[int]:
+    """The ports that what does not run yet will listen on."""
+    master = configure.read(paths.master_config) if paths.master_config.exists() else {}
+    agent = configure.read(paths.agent_config) if paths.agent_config.exists() else {}
+    result = []
+    if units.status("master").state == "stopped":
+        result += [int(master.get("secure-port", options.secure_port)),
+                   int(master.get("node-port-grpc", options.node_port))]
+    if units.status("agent").state == "stopped":
+        result.append(int(agent.get("port", preflight.AGENT_PORT)))
+    return [port for port in result if port]
 
 
 def write_configuration(options: UpOptions, paths: Paths) -> bool:
@@ -92,25 +106,6 @@ def write_configuration(options: UpOptions, paths: Paths) -> bool:
         agent["cgroup-root"] = options.cgroup_root
     wrote = configure.write_once(paths.master_config, master, "sampan-master")
     return configure.write_once(paths.agent_config, agent, "sampan-agent") or wrote
-
-
-async def ping_docker(host: str) -> None:
-    """See that the engine answers; CommandError with what to do else."""
-    if not host.startswith("unix://"):
-        return  # a remote engine is the agent's affair
-    path = host.removeprefix("unix://")
-    try:
-        async with asyncio.timeout(10):
-            reader, writer = await asyncio.open_unix_connection(path)
-            writer.write(b"GET /_ping HTTP/1.0\r\nHost: docker\r\n\r\n")
-            answer = await reader.read()
-            writer.close()
-    except (OSError, TimeoutError) as error:
-        raise CommandError(f"Docker does not answer at {path}", "install and start it: systemctl start docker") \
-            from error
-    if b"200 OK" not in answer:
-        raise CommandError(f"Docker at {path} answers: {answer.decode('latin-1').strip()[:200]}",
-                           "see: docker version")
 
 
 async def wait_for_master(paths: Paths, units: Units, port: int) -> None:
@@ -158,6 +153,18 @@ async def make_token(paths: Paths) -> None:
         await client.create(SECRETS, token.to_secret(datetime.now(UTC) + TOKEN_LIFETIME, "made by sampan up"))
     digest = ca.public_key_hash((paths.pki / "ca.crt").read_bytes())
     write_atomically(paths.bootstrap_token, f"{token} {digest}\n".encode())
+
+
+async def forget_token(paths: Paths) -> None:
+    """The token has served: take it back."""
+    if not paths.bootstrap_token.exists():
+        return
+    words = paths.bootstrap_token.read_text("utf-8").split()
+    paths.bootstrap_token.unlink()
+    if words:
+        async with objects.connect(paths.kubeconfig) as client:
+            with contextlib.suppress(ApiError):  # it ends by itself
+                await client.delete(SECRETS, secret_name(BootstrapToken.parse(words[0]).id), NAMESPACE)
 
 
 async def wait_for_node(paths: Paths, units: Units, name: str, since: datetime | None) -> None:

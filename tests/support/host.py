@@ -67,7 +67,7 @@ def download_wheels(target: Path) -> Path:
     target.mkdir(parents=True, exist_ok=True)
     subprocess.run([sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps",
                     "--require-hashes", "-r", str(ROOT / "requirements.lock"), "-d", str(target)], check=True,
-                   timeout=600)
+                   timeout=600, stderr=subprocess.DEVNULL)
     return target
 
 

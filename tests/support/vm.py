@@ -25,7 +25,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = Path(os.environ.get("SAMPAN_VM_CACHE", "/var/tmp/sampan-vm"))
 PACKAGES = ("systemd-sysv", "dbus", "udev", "kmod", "iproute2", "iptables", "conntrack", "python3", "docker.io",
-            "busybox-static", "linux-image-cloud-amd64", "procps", "ca-certificates", "apparmor")
+            "busybox-static", "linux-image-cloud-amd64", "procps", "ca-certificates", "apparmor",
+            "python3-venv", "jq")
+LATER = ("firewalld",)
+"""What debootstrap cannot configure (polkitd wants users that systemd makes): installed once the rest is there."""
 PROJECT = ("sampan", "master", "agent", "netplugin")
 DISK_MIB = 3072
 MEMORY_MIB = 2048
@@ -64,7 +67,7 @@ class Result:
 
 def base_image() -> Path:
     """The folder with disk.img, vmlinuz and initrd, built where it is not there yet (about two minutes)."""
-    recipe = json.dumps([PACKAGES, DISK_MIB, GUEST_UNIT, (ROOT / "tests/support/vm_guest.py").read_text()])
+    recipe = json.dumps([PACKAGES, LATER, DISK_MIB, GUEST_UNIT, (ROOT / "tests/support/vm_guest.py").read_text()])
     folder = CACHE / hashlib.sha256(recipe.encode()).hexdigest()[:16]
     if (folder / "disk.img").exists():
         return folder
@@ -85,6 +88,9 @@ def base_image() -> Path:
 def _build(folder: Path) -> None:
     root = folder / "root"
     _run("debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", "bookworm", str(root), timeout=900)
+    _run("chroot", str(root), "apt-get", "update", "-q", timeout=300)
+    _run("chroot", str(root), "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-q", "-y",
+         "--no-install-recommends", *LATER, timeout=300)
     (root / "etc/fstab").write_text("/dev/vda / ext4 rw,relatime 0 1\n")
     (root / "etc/hostname").write_text("vm-1\n")
     (root / "usr/local/lib/vm_guest.py").write_text((ROOT / "tests/support/vm_guest.py").read_text())
@@ -93,6 +99,8 @@ def _build(folder: Path) -> None:
     (wants / "vm-guest.service").symlink_to("/etc/systemd/system/vm-guest.service")
     for name in ("apt-daily.timer", "apt-daily-upgrade.timer", "e2scrub_all.timer", "fstrim.timer"):
         (root / "etc/systemd/system" / name).symlink_to("/dev/null")
+    for link in (wants / "firewalld.service", root / "etc/systemd/system/dbus-org.fedoraproject.FirewallD1.service"):
+        link.unlink(missing_ok=True)  # there for the tests that want it
     boot = root / "boot"
     shutil.copy(next(boot.glob("vmlinuz-*")), folder / "vmlinuz")
     shutil.copy(next(boot.glob("initrd.img-*")), folder / "initrd")

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
-from tests.support.host import ROOT, Host, bare_host, download_wheels
+from tests.support.host import ROOT, Host, bare_host
 
 pytestmark = [pytest.mark.docker, pytest.mark.net, pytest.mark.timeout(900)]
 UP, DOWN = str(ROOT / "script/up"), str(ROOT / "script/down")
-
-
-@pytest.fixture(scope="module")
-def wheels() -> Iterator[Path]:
-    import tempfile
-
-    with tempfile.TemporaryDirectory(prefix="wheels-", dir="/var/tmp") as folder:
-        yield download_wheels(Path(folder))
 
 
 def traces(host: Host) -> tuple[str, str]:

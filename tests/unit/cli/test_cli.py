@@ -16,10 +16,11 @@ from sampan.api.resources import DEPLOYMENTS, NODES
 from sampan.api.types import apps_v1, core_v1, meta_v1
 from sampan.cli import main as command
 from sampan.cli import objects, status
+from sampan.cli.engine import facts
 from sampan.cli.paths import Paths
 from sampan.cli.progress import CommandError, Progress
 from sampan.cli.units import BackgroundUnits
-from sampan.cli.up import UpOptions, ping_docker, refresh_kubeconfig, write_configuration
+from sampan.cli.up import UpOptions, refresh_kubeconfig, write_configuration
 from sampan.pki.cluster import ClusterPki
 
 
@@ -101,8 +102,8 @@ def test_configuration_is_written_once_and_then_the_users(tmp_path: Path) -> Non
 
 
 async def test_a_missing_engine_is_told_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(CommandError, match="does not answer") as caught:
-        await ping_docker(f"unix://{tmp_path}/docker.sock")
+    with pytest.raises(CommandError, match="Docker is not there") as caught:
+        await facts(f"unix://{tmp_path}/docker.sock")
     assert "systemctl start docker" in caught.value.hint
 
 

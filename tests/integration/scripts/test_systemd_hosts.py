@@ -1,0 +1,215 @@
+"""A master and a node on hosts with systemd and firewalld, installed by the scripts that users run. One story."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import engine
+from tests.support.systemd_host import SOURCE, SystemdHost, base_root, cable, systemd_host
+
+pytestmark = [pytest.mark.docker, pytest.mark.net, pytest.mark.timeout(900)]
+
+UP, DOWN, PROVISION = (f"/{SOURCE}/{name}" for name in ("script/up", "script/down", "vagrant/provision.sh"))
+ROOM = 700
+"""MiB that the master's host may use for master, agent and Docker together."""
+FIREWALLD = "systemctl enable --now firewalld"
+
+
+@dataclass
+class Site:
+    """Both hosts, and where the tests stand in their network."""
+
+    master: SystemdHost
+    node: SystemdHost
+    netns: str
+
+    def get(self, what: str) -> Any:
+        """Objects as the master's own command prints them."""
+        return json.loads(self.master.run(f"sampan get {what} -o json").out)
+
+    def ready(self) -> dict[str, bool]:
+        """Which nodes are Ready."""
+        return {item["metadata"]["name"]: any(
+            entry["type"] == "Ready" and entry["status"] == "True" for entry in item["status"]["conditions"])
+            for item in self.get("nodes")["items"]}
+
+    def pods(self) -> dict[str, dict[str, Any]]:
+        """The example's pods by the node that they are on."""
+        return {item["spec"]["nodeName"]: item for item in self.get("pods")["items"]}
+
+
+@pytest.fixture(scope="module")
+def site(wheels: Path) -> Iterator[Site]:
+    with base_root() as base, cable() as wire, systemd_host("master", 10, base, wire, wheels) as master, \
+            systemd_host("node1", 11, base, wire, wheels) as node:
+        yield Site(master, node, wire.netns)
+
+
+def test_script_up_on_a_host_with_systemd(site: Site) -> None:
+    site.master.run(FIREWALLD)
+    first = site.master.run(UP, 500).out
+    assert len(set(re.findall(r"^Hello from pod (hello-\S+) on node master", first, re.MULTILINE))) == 2, first
+    assert "firewalld: the cluster's ports are open, its pods trusted" in first
+    again = site.master.run(UP, 300).out
+    assert "Nothing had to be changed." in again, again
+    assert site.master.run("systemctl is-active sampan-master sampan-agent").out == "active\nactive\n"
+    assert site.master.run("systemctl is-enabled sampan-master sampan-agent").out == "enabled\nenabled\n"
+
+
+def test_systemd_accepts_the_units(site: Site) -> None:
+    found = site.master.run("systemd-analyze verify --man=no /etc/systemd/system/sampan-*.service", check=False)
+    assert (found.code, found.out) == (0, "")
+
+
+def test_the_node_joins_by_the_printed_line(site: Site) -> None:
+    """Prepared as a Vagrant machine is, from dependencies that are there already: those of the master."""
+    site.node.run(FIREWALLD)
+    site.node.run("mkdir -p /opt/sampan")
+    subprocess.run(["cp", "-a", str(site.master.root / "opt/sampan/venv"), str(site.node.root / "opt/sampan/venv")],
+                   check=True, timeout=120)
+    prepared = site.node.run(f"{PROVISION} node {site.node.address}", 300).out
+    assert "firewalld: the cluster's ports are open, its pods trusted" in prepared
+    line = site.master.run("sampan token create --print-join-command").out.strip()
+    said = site.node.run(line, 200).out
+    assert "Node node1 … is Ready" in said
+    assert site.ready() == {"master": True, "node1": True}
+    assert site.node.run("systemctl is-enabled sampan-agent").out == "enabled\n"
+    assert site.node.run("systemctl show -p Type,WatchdogUSec,FileDescriptorStoreMax sampan-agent").out.split() == [
+        "Type=notify", "WatchdogUSec=1min", "FileDescriptorStoreMax=64"]
+
+
+def test_what_the_hosts_are_told(site: Site) -> None:
+    assert site.node.run("cat /proc/sys/net/ipv4/ip_forward").out == "1\n"
+    assert int(site.node.run("cat /proc/sys/fs/inotify/max_user_instances").out) >= 512
+    states = site.node.run("networkctl list --no-legend --no-pager").out.splitlines()
+    ours = {words[1]: words[-1] for words in map(str.split, states) if words[1].startswith("sampan")}
+    assert ours == dict.fromkeys(ours, "unmanaged")
+    assert len(ours) == 2
+    opened = site.node.run("firewall-cmd --list-services").out.split()
+    assert {"sampan-master", "sampan-node"} <= set(opened)
+    assert site.node.run("firewall-cmd --permanent --zone=trusted --list-sources").out == "10.244.0.0/16\n"
+
+
+HELLO = """apiVersion: v1
+kind: Pod
+metadata: {name: far, labels: {app: far}}
+spec:
+  nodeName: node1
+  terminationGracePeriodSeconds: 0
+  containers:
+  - {name: web, image: "sampan.local/hello:1", imagePullPolicy: Never, ports: [{containerPort: 8080}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: far}
+spec: {type: NodePort, selector: {app: far}, ports: [{port: 80, targetPort: 8080, nodePort: 30080}]}
+"""
+
+
+def test_pods_and_services_across_hosts_behind_firewalld(site: Site) -> None:
+    """The image travels as an archive in the node's folder."""
+    site.master.run("docker save -o /opt/hello.tar sampan.local/hello:1")
+    folder = site.node.root / "var/lib/sampan/images"
+    copied = (site.master.root / "opt/hello.tar").read_bytes()
+    site.node.run("mkdir -p /var/lib/sampan/images")
+    (folder / "hello.part").write_bytes(copied)
+    site.node.run("mv /var/lib/sampan/images/hello.part /var/lib/sampan/images/hello.tar")
+    site.node.until("docker image inspect sampan.local/hello:1")
+    site.master.run(f"sampan apply -f - <<'POD'\n{HELLO}POD")
+    site.master.run("sampan wait pod/far --timeout 90", 120)
+    far = site.pods()["node1"]
+    address = far["status"]["podIP"]
+    near = site.pods()["master"]["metadata"]["name"]
+    ask = f"exec 3<>/dev/tcp/{address}/8080; printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3"
+    assert "Hello from pod far" in site.master.until(ask), "from the host"
+    box = site.master.run(f"docker ps -q --filter label=io.kubernetes.pod.name={near} "
+                          "--filter label=io.kubernetes.container.name=web").out.strip()
+    inside = site.master.run(f"docker exec {box} bash -c {shlex.quote(ask)}", check=False)
+    assert "Hello from pod far" in inside.out, "from a pod"
+    for host in (site.master, site.node):
+        answer = engine.run_in(site.netns, ["curl", "-sS", "--max-time", "10", f"http://{host.address}:30080"],
+                               check=False)
+        assert "Hello from pod far" in answer.stdout, answer.stderr
+
+
+def test_a_reloaded_firewall_is_healed(site: Site) -> None:
+    site.node.run("firewall-cmd --reload")
+    deadline = time.monotonic() + 60
+    while "Hello from pod far" not in engine.run_in(site.netns, [
+            "curl", "-sS", "--max-time", "2", f"http://{site.node.address}:30080"], check=False).stdout:
+        assert time.monotonic() < deadline
+
+
+def test_the_master_s_host_has_room(site: Site) -> None:
+    """Master, agent, dockerd and containerd with two pods: what is theirs alone, and their share of the rest."""
+    units = "sampan-master sampan-agent docker containerd"
+    shown = site.master.run(
+        f"for unit in {units}; do pid=$(systemctl show -P MainPID $unit); "
+        "awk -v unit=$unit '/^Pss:/ { print unit, int($2 / 1024) }' /proc/$pid/smaps_rollup; done").out
+    used = {name: int(size) for name, size in map(str.split, shown.splitlines())}
+    assert len(used) == 4
+    assert sum(used.values()) < ROOM, used
+    print(used)
+
+
+def test_stopping_the_agent_leaves_its_containers(site: Site) -> None:
+    before = site.node.run("docker ps -q").out
+    assert before.count("\n") == 2
+    site.node.run("systemctl stop sampan-agent")
+    assert site.node.run("docker ps -q").out == before
+    assert "sampan0" in site.node.run("ip -br link").out
+    site.node.run("systemctl start sampan-agent")
+    assert site.node.run("docker ps -q").out == before
+
+
+def test_an_agent_that_stands_still_is_restarted(site: Site) -> None:
+    before = site.node.run("docker ps -q").out
+    site.node.run("mkdir -p /etc/systemd/system/sampan-agent.service.d; "
+                  "printf '[Service]\nWatchdogSec=3\n' > /etc/systemd/system/sampan-agent.service.d/short.conf; "
+                  "systemctl daemon-reload; systemctl restart sampan-agent")
+    pid = site.node.run("systemctl show -P MainPID sampan-agent").out.strip()
+    site.node.run(f"kill -STOP {pid}")
+    site.node.until(f"[ $(systemctl show -P MainPID sampan-agent) != {pid} ] && systemctl is-active sampan-agent")
+    assert "watchdog" in site.node.run("journalctl -b -o cat -u sampan-agent | grep -i watchdog").out
+    site.node.run("rm -r /etc/systemd/system/sampan-agent.service.d; systemctl daemon-reload; "
+                  "systemctl restart sampan-agent")
+    assert site.node.run("docker ps -q").out == before
+
+
+def test_a_node_comes_back_from_a_reboot(site: Site) -> None:
+    uid = site.pods()["node1"]["metadata"]["uid"]
+    site.node.reboot()
+    deadline = time.monotonic() + 120
+    while True:
+        pod = site.pods()["node1"]
+        statuses = pod["status"].get("containerStatuses") or [{}]
+        if site.ready()["node1"] and statuses[0].get("ready") and statuses[0]["restartCount"] == 1:
+            break
+        assert time.monotonic() < deadline, (pod["status"], site.node.journal())
+        time.sleep(0.5)
+    assert pod["metadata"]["uid"] == uid
+    answer = engine.run_in(site.netns, ["curl", "-sS", "--max-time", "10", "--retry", "5", "--retry-connrefused",
+                                        f"http://{site.master.address}:30080"], check=False)
+    assert "Hello from pod far" in answer.stdout, answer.stderr
+
+
+def test_script_down_takes_a_node_out_and_leaves_nothing(site: Site) -> None:
+    said = site.node.run(f"{DOWN} --purge", 200).out
+    assert "kubectl delete node node1" in said
+    left = site.node.run(
+        "docker ps -aq; ip -o link | grep -e sampan -e smp; iptables-save | grep -e KUBE -e SAMPAN; "
+        "ls -d /etc/sampan /opt/sampan /run/sampan /var/lib/sampan/agent /etc/systemd/system/sampan* "
+        "/etc/sysctl.d/*sampan* /etc/modules-load.d/sampan* /etc/firewalld/services/sampan* 2>/dev/null; "
+        "firewall-cmd --list-services | grep sampan; mount | grep sampan | grep -v sampan-source", check=False).out
+    assert left == ""
+    assert site.master.run("sampan status -o json", check=False).out
