@@ -95,7 +95,7 @@ class HostVolumes:
         found: dict[Key, str] = {}
         for source in volume.projected.sources if volume.projected else ():
             wanted = source.service_account_token
-            if wanted is None:
+            if wanted is None or not atomic.valid_path(wanted.path):  # refused when the volume is filled
                 continue
             if self._tokens is None:
                 raise VolumeError(volume.name, "failed to fetch token: there is no connection to the master")
@@ -152,7 +152,14 @@ class HostVolumes:
         return self._turns.setdefault(uid, asyncio.Lock())
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        """Do it in a thread; who is cancelled meanwhile waits for its end, so that nobody works beside it."""
+        future = asyncio.get_running_loop().run_in_executor(self._pool, work)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            await asyncio.wait((future,))
+            future.cancelled() or future.exception()  # seen: nobody asks for it any more
+            raise
 
     def _prepare(self, pod: core_v1.Pod, volume: core_v1.Volume, view: ClusterView,
                  tokens: Mapping[Key, str]) -> PreparedVolume:
