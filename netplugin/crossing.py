@@ -25,6 +25,8 @@ class Crossing:
         self._lock = asyncio.Lock()
         self._left_out: frozenset[Peer] = frozenset()
         self.peers: frozenset[Peer] = frozenset()
+        self.subnets: frozenset[IPv4Network] = frozenset()
+        """Where the routes lead."""
 
     @property
     def device(self) -> str:
@@ -36,21 +38,19 @@ class Crossing:
         """What the kernel should tell of."""
         return Concern(self._underlay.name, self.device, self.subnets)
 
-    @property
-    def subnets(self) -> frozenset[IPv4Network]:
-        """Where the routes lead."""
-        return frozenset(IPv4Network(peer.subnet) for peer in self.peers)
-
     def measure(self) -> int:
         """The MTU that pods may have; that of the underlay may change at any time. Blocks."""
         if self._settings is None:
             return links.default_mtu()
-        self._underlay = overlay.underlay(self._settings.node_ip)
+        found = overlay.underlay(self._settings.node_ip)
+        if found.name or not self._underlay.name:  # else it has lost its address, for a moment most likely
+            self._underlay = found
         return mtu(self._settings, self._underlay)
 
     def follow(self, peers: Collection[Peer]) -> None:
         """From the next `repair` on, these are the other nodes."""
         self.peers = frozenset(peers)
+        self.subnets = frozenset(IPv4Network(peer.subnet) for peer in self.peers)
 
     async def repair(self, pod_cidr: IPv4Network, run: Callable[[Callable[[], None]], Awaitable[None]]) -> None:
         """Look, and change what is not as wanted; `run` has a function run in a pool thread."""

@@ -126,12 +126,13 @@ class _Commands:
         described, own = self._wanted.described, self._wanted.pod_cidr
         if own is None:
             raise CniError(spec.NOT_AVAILABLE, "the node has no pod CIDR yet")
-        if described is not None and described.pod_cidr == own and handles("nat", POSTROUTING) != ():
-            return described
-        asyncio.run(self._set_up(own))
-        made = description.read(self._wanted.state)
-        assert made is not None
-        return made
+        if described is None:
+            asyncio.run(self._set_up(own))
+            described = description.read(self._wanted.state)
+            assert described is not None
+        elif handles("nat", POSTROUTING) == ():
+            asyncio.run(self._rules(described).apply())  # somebody has wiped them
+        return described
 
     async def _set_up(self, own: IPv4Network) -> None:
         network = NodeNetwork(self._wanted.state, cluster_cidr=self._wanted.cluster_cidr, bridge=self._wanted.bridge)
@@ -163,13 +164,16 @@ class _Commands:
             self._write_host_ports(self._wanted.described, lease)
 
     def _write_host_ports(self, network: description.Description, lease: Lease) -> None:
-        rules = PodRules("", self._leases)
-        rules.know(network.pod_cidr, network.cluster, network.device)
         with self._one_at_a_time():
-            asyncio.run(rules.update())
+            asyncio.run(self._rules(network).update())
         ports = [port.host_port for port in lease.host_ports if port.protocol == "UDP"]
         if ports:
             conntrack.forget_udp(ports)
+
+    def _rules(self, network: description.Description) -> PodRules:
+        rules = PodRules("", self._leases)
+        rules.know(network.pod_cidr, network.cluster, network.device)
+        return rules
 
     async def _leases(self) -> Sequence[Lease]:
         return self._ipam.leases()

@@ -34,7 +34,10 @@ def settings(config: Mapping[str, Any], *, needed: bool = True) -> CniSettings:
     except NetworkError as error:
         raise CniError(IO_FAILURE, str(error)) from error
     own = _network(config, "podCIDR")
-    if own is None and described is not None:
+    if described is not None:
+        if own not in (None, described.pod_cidr):
+            raise CniError(INVALID_CONFIG, f"podCIDR: this host's network is {described.pod_cidr}",
+                           f"as described in {state}, by the agent or since an earlier ADD")
         own = described.pod_cidr
     if own is None and needed:
         raise CniError(NOT_AVAILABLE, "the node has no pod CIDR yet",

@@ -54,7 +54,8 @@ class Firewall:
         now = generation() if (await self.backend()).nf_tables else None
         if now is not None and now == self._found_well:
             return False
-        if all([await self._mark(chain.key) == self._marks.get(chain.key) for chain in chains]):
+        marks = {chain.key: await self._mark(chain.key) for chain in chains}
+        if all(mark is not None and mark == self._marks.get(key) for key, mark in marks.items()):
             missing = await self._lead_there()
             self._found_well = None if missing else now
             return missing
@@ -88,7 +89,7 @@ class Firewall:
         """Have all jumps; whether one was missing. Chains that look as they did when all were there, have them."""
         around = {(jump.table, jump.chain) for jump in JUMPS}
         marks = {key: await self._mark(key) for key in around}
-        if all(mark and mark == self._marks.get(key) for key, mark in marks.items()):
+        if all(mark is not None and mark == self._marks.get(key) for key, mark in marks.items()):
             return False
         missing = any([await _ensure(jump) for jump in JUMPS])
         self._marks |= {key: await self._mark(key) for key in around}

@@ -22,31 +22,43 @@ _HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, po
 _GENERIC = struct.Struct("=BBH")  # nfgenmsg: family, version, resource
 _ATTRIBUTE = struct.Struct("=HH")
 _TIMEOUT = 2.0
+_TRIES = 5
 
 
 def handles(table: str, chain: str) -> tuple[int, ...] | None:
     """The chain's rules in order; none for a chain that is not there. None where the kernel cannot tell."""
     body = (_GENERIC.pack(_NFPROTO_IPV4, 0, 0) + _text(_NFTA_RULE_TABLE, table) + _text(_NFTA_RULE_CHAIN, chain))
     request = _HEADER.pack(_HEADER.size + len(body), _NFT_MSG_GETRULE, _NLM_F_REQUEST | _NLM_F_DUMP, 1, 0) + body
+    for _ in range(_TRIES):
+        try:
+            return tuple(_ask(request))
+        except InterruptedError:
+            continue  # somebody is changing rules just now
+        except OSError:
+            break
+    return None
+
+
+def _ask(request: bytes) -> list[int]:
     found: list[int] = []
-    try:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER) as sock:
-            sock.settimeout(_TIMEOUT)
-            sock.send(request)
-            while True:
-                if _take(sock.recv(1 << 16), found):
-                    return tuple(found)
-    except OSError:
-        return None
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER) as sock:
+        sock.settimeout(_TIMEOUT)
+        sock.send(request)
+        while not _take(sock.recv(1 << 16), found):
+            continue
+    return found
 
 
 def _take(data: bytes, found: list[int]) -> bool:
-    """Whether that was all; OSError where the rules changed meanwhile."""
+    """Whether that was all; InterruptedError where the rules changed meanwhile, OSError where the kernel refuses."""
     position = 0
     while position + _HEADER.size <= len(data):
         length, kind, flags, *_ = _HEADER.unpack_from(data, position)
-        if kind == _NLMSG_ERROR or flags & _NLM_F_DUMP_INTR:
-            raise OSError(os.strerror(4))
+        if flags & _NLM_F_DUMP_INTR:
+            raise InterruptedError
+        if kind == _NLMSG_ERROR:
+            code = -struct.unpack_from("=i", data, position + _HEADER.size)[0]
+            raise OSError(code, os.strerror(code))  # EINTR is an InterruptedError
         if kind == _NLMSG_DONE:
             return True
         told = attributes(data[position + _HEADER.size + _GENERIC.size:position + length])

@@ -18,9 +18,10 @@ _LINKS, _NEIGHBOURS, _ADDRESSES, _ROUTES = 0x1, 0x4, 0x10, 0x40  # groups; the l
 _RULES = 1 << 6  # NFNLGRP_NFTABLES
 _HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
 _LINK = struct.Struct("=BxHiII")  # ifinfomsg: family, type, index, flags, change
+_ADDRESS = struct.Struct("=BBBBi")  # ifaddrmsg: family, length of the prefix, flags, scope, index
 _NEIGHBOUR = struct.Struct("=BxxxiHBB")  # ndmsg: family, index, state, flags, type
 _ROUTE = struct.Struct("=BBBBBBBBI")  # rtmsg: family, prefixes, tos, table, protocol, scope, type, flags
-_RTM_NEWLINK, _RTM_DELLINK, _RTM_DELADDR, _RTM_NEWROUTE, _RTM_DELROUTE = 16, 17, 21, 24, 25
+_RTM_NEWLINK, _RTM_DELLINK, _RTM_NEWADDR, _RTM_DELADDR, _RTM_NEWROUTE, _RTM_DELROUTE = 16, 17, 20, 21, 24, 25
 _RTM_NEWNEIGH, _RTM_DELNEIGH = 28, 29
 _RTA_DST = 1
 _IFF_UP = 1
@@ -63,6 +64,8 @@ def _matters(kind: int, body: bytes, underlay: int, device: int, subnets: frozen
     if kind == _RTM_NEWLINK and len(body) >= _LINK.size:
         _, _, index, flags, change = _LINK.unpack_from(body)
         return index in (underlay, device) or (change != _NEW and bool(change & _IFF_UP) and not flags & _IFF_UP)
+    if kind == _RTM_NEWADDR and len(body) >= _ADDRESS.size:
+        return _ADDRESS.unpack_from(body)[4] in (underlay, device)
     if kind in (_RTM_NEWNEIGH, _RTM_DELNEIGH) and len(body) >= _NEIGHBOUR.size:
         return bool(_NEIGHBOUR.unpack_from(body)[1] == device)
     if kind == _RTM_NEWROUTE and len(body) >= _ROUTE.size:

@@ -130,13 +130,16 @@ def _apply(netlink: Any, action: Action) -> None:
 
 def _create(netlink: Any, device: Device) -> None:
     try:
-        with _unless(errno.EEXIST):
+        with _unless(errno.EEXIST):  # it has come meanwhile, and is looked at again
             netlink.link("add", ifname=device.name, kind="vxlan", address=device.mac, mtu=device.mtu,
                          vxlan_id=device.vni, vxlan_port=device.port, vxlan_local=str(device.local), vxlan_learning=0)
     except NetlinkError as error:
         if error.code == errno.EOPNOTSUPP:
             raise NetworkError("the kernel has no VXLAN: its module `vxlan` is missing or may not be loaded") from error
         raise
+    if _index(device.name) == 0:
+        raise NetworkError(f"another VXLAN device on this host has VNI {device.vni} and UDP port {device.port}; is "
+                           "flannel or another cluster's network left here?")
 
 
 def _set(netlink: Any, device: Device) -> None:

@@ -5,6 +5,7 @@ configuration has changed. One file a sandbox, written before ADD and again with
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 import msgspec
 
 from netplugin.protocol import NetworkError
+
+log = logging.getLogger(__name__)
 
 VERSION = 1
 
@@ -53,10 +56,19 @@ class Cache:
         return self._read(self._path(sandbox))
 
     def records(self) -> list[Record]:
-        """All of them."""
+        """All that can be read: one that cannot must not keep the others from being freed."""
         with _translated(self._folder):
             paths = sorted(self._folder.glob("*.json"))
-        return [record for record in map(self._read, paths) if record is not None]
+        found = []
+        for path in paths:
+            try:
+                record = self._read(path)
+            except NetworkError as error:
+                log.warning("%s", error)
+                continue
+            if record is not None:
+                found.append(record)
+        return found
 
     def drop(self, sandbox: str) -> None:
         """It is detached."""

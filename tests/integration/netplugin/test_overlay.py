@@ -214,6 +214,13 @@ async def test_a_device_of_another_kind_gives_way(nodes: list[Host]) -> None:
     assert json.loads(nodes[0].ip("-j -d link show sampan.1"))[0]["linkinfo"]["info_kind"] == "vxlan"
 
 
+async def test_a_device_of_somebody_else_in_the_way_is_named(tmp_path: Path) -> None:
+    async with hosts(2, tmp_path, introduced=False) as nodes:
+        nodes[0].ip("link add flannel.1 type vxlan id 1 dstport 8472 local 192.0.2.1 nolearning")
+        with pytest.raises(Refused, match="another VXLAN device on this host has VNI 1 and UDP port 8472"):
+            await nodes[0].call("follow", peers=[nodes[1].peer])
+
+
 async def test_another_backend_takes_the_device_away(tmp_path: Path) -> None:
     async with hosts(1, tmp_path) as nodes:
         await nodes[0].call("follow", peers=[{"name": "other", "address": "192.0.2.2", "subnet": "10.42.2.0/24",

@@ -139,11 +139,13 @@ def test_settings_come_from_the_config_or_the_agent_s_network(tmp_path: Path) ->
     description.write(tmp_path, described)
     found = settings(config)
     assert (found.pod_cidr, found.described, found.bridge) == (described.pod_cidr, described, "sampan0")
-    assert settings({**config, "podCIDR": "10.9.0.0/24"}).pod_cidr == IPv4Network("10.9.0.0/24")
+    with pytest.raises(CniError, match=r"this host's network is 10\.42\.1\.0/24"):
+        settings({**config, "podCIDR": "10.9.0.0/24"})
     with pytest.raises(CniError) as caught:
         settings({**config, "podCIDR": "10.9.0.1/24"})
     assert caught.value.code == spec.INVALID_CONFIG
     description.remove(tmp_path)
+    assert settings({**config, "podCIDR": "10.9.0.0/24"}).pod_cidr == IPv4Network("10.9.0.0/24")
     assert description.read(tmp_path) is None
 
 

@@ -164,6 +164,8 @@ def framed(kind: int, body: bytes) -> bytes:
     (message(16, 0x11043), False),  # link 7 is the underlay below, 9 the device
     (framed(16, bytes(4) + (9).to_bytes(4, "little") + bytes(8)), True),
     (framed(16, bytes(4) + (8).to_bytes(4, "little") + bytes(8)), True),
+    (framed(20, bytes(4) + (8).to_bytes(4, "little")), True),
+    (framed(20, bytes(4) + (7).to_bytes(4, "little")), False),
     (framed(28, neighbour(9)), True),
     (framed(29, neighbour(9)), True),
     (framed(28, neighbour(8)), False),  # the underlay's neighbours come and go all day

@@ -92,6 +92,7 @@ def test_records_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "c1.json").write_text("{")
     with pytest.raises(NetworkError, match=r"c1\.json"):
         Cache(tmp_path).read("c1")
+    assert Cache(tmp_path).records() == []
     record = Record(VERSION + 1, "c2", "", 0, "eth0", LIST, {}, {})
     Cache(tmp_path).save(record)
     with pytest.raises(NetworkError, match="version 2"):
