@@ -291,7 +291,8 @@ class PodWorker:
             calm = attempt.id not in observed.starting and attempt.id not in observed.killing
             if calm and not self._desired.deleted:
                 wanted.add(attempt.id)
-                if attempt.id not in self._probes:
+                # An agent that has just begun looks the pod's address up: probes must not ask the node instead.
+                if attempt.id not in self._probes and observed.connections:
                     self._start_probes(container, attempt.id, attempt.container.started_at)
         for container_id in self._probes.keys() - wanted:
             self._probes.pop(container_id).cancel()

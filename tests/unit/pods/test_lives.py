@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from agent.engine.protocol import Container, EngineError, EngineEvent, LogLine
 from agent.pods import labels, observe
-from agent.probes.protocol import ProbeResult
+from agent.probes.protocol import ProbeResult, ProbeTarget
 from netplugin.protocol import NetworkError
 from sampan.api import resources
 from sampan.api.types import core_v1, meta_v1
@@ -353,6 +353,28 @@ async def test_readiness(world: World) -> None:
         world.prober.results.clear()
         await world.advance(5)
         assert world.status(pod).container_statuses[0].ready
+
+
+async def test_a_restarted_agent_probes_the_pod_s_address_from_the_start(
+        world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have to wait for the network; the node's address would answer for another."""
+    asked: list[str] = []
+    probe = world.prober.probe
+
+    async def seen(target: ProbeTarget, what: core_v1.Probe) -> ProbeResult:
+        asked.append(target.pod_ip)
+        return await probe(target, what)
+
+    monkeypatch.setattr(world.prober, "probe", seen)
+    async with world.agent():
+        world.create(make_pod(containers=[{"name": "app", "image": "app:1", "command": ["pause"],
+                                           "livenessProbe": {"tcpSocket": {"port": 80}, "periodSeconds": 5}}]))
+        await world.settle()
+    world.network.broken = NetworkError("the node has no pod CIDR yet")
+    asked.clear()
+    async with world.agent():
+        await world.advance(60)
+    assert set(asked) == {"10.244.1.2"}
 
 
 async def test_liveness(world: World) -> None:
