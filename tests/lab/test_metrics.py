@@ -181,6 +181,13 @@ def test_a_nodes_port_is_reached_through_the_api_server(lab: LabHandle, promethe
     assert error.value.code == 403
 
 
+@pytest.mark.usefixtures("prometheus")  # which has applied what stands beside it
+def test_the_manifests_are_good(lab: LabHandle) -> None:
+    made = lab.kubectl()("create", "--dry-run=server", "-f", str(DOCS / "deployment.yaml"))
+    assert made.splitlines() == ["deployment.apps/prometheus created (server dry run)",
+                                 "service/prometheus created (server dry run)"]
+
+
 def test_what_kubelets_tell_beside_metrics(lab: LabHandle, space: LabSpace) -> None:
     """As metrics-server reads it: with a client certificate here."""
     space.pod("busy", ["sh", "-c", "trap 'exit 0' TERM; while :; do :; done & wait"])
