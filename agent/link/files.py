@@ -65,6 +65,7 @@ class NodeFiles:
     def store(self, pair: KeyPair, authority: bytes | None = None) -> None:
         """Write a new identity; OSError where the disk refuses."""
         if authority is not None:
+            self.serving_path.unlink(missing_ok=True)  # another cluster's
             write_atomically(self.ca_path, authority, 0o644)
         write_atomically(self.pair_path, pair.key + pair.certificate, 0o600)
         self.pending_key_path.unlink(missing_ok=True)
