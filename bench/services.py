@@ -184,9 +184,9 @@ async def measure(count: int, changes: int) -> None:
     before = processor()
     whole = one_restore(view)
     whole_commands = processor()[1] - before[1]
-    print(f"one iptables-restore of the whole: {whole:.2f} s, {whole_commands:.2f} s of it processor time; full sync is "
-          f"{full / whole:.2f} of it (aim at 5,000: 0.3), by processor time {(own + commands) / whole_commands:.2f}",
-          flush=True)
+    print(f"one iptables-restore of the whole: {whole:.2f} s, {whole_commands:.2f} s of it processor time\n"
+          f"full sync is {full / whole:.2f} of it (aim at 5,000: 0.3), by processor time "
+          f"{(own + commands) / whole_commands:.2f}", flush=True)
 
 
 def one_restore(view: View) -> float:

@@ -60,6 +60,7 @@ log = logging.getLogger(__name__)
 LOOK = 2.0
 """Seconds between looks whether somebody else has changed rules."""
 PATIENCE = 10.0
+"""Seconds that a node without rules waits for its master."""
 _SETTLE = 0.02
 """Seconds to wait after a change for those that come with it: a Service and its slices, say."""
 _REST = 2.0
@@ -102,6 +103,7 @@ class Proxier:
         self._news = asyncio.Event()
         self._subscribed = False
         self._refused: set[ServiceKey] = set()
+        self._suspect: ServiceKey | None = None
         self._looked = 0.0
         self._adopted = False
         self.synced = asyncio.Event()
@@ -119,9 +121,8 @@ class Proxier:
             except NetworkError as error:
                 self._observer.add(figures.FAILURES)
                 log.warning("the rules for Services could not be written: %s", error)
-                if self._refuse(str(error)):
-                    continue
                 failures += 1
+                self._suspect_one(str(error))
                 await self._clock.sleep(Backoff(initial=0.5).delay(failures))
 
     async def _begin(self) -> None:
@@ -173,18 +174,19 @@ class Proxier:
             return False
         return True
 
-    def _refuse(self, error: str) -> bool:
-        """Leave out the Service whose rules the kernel does not take (it may lack SCTP, say); whether one was found.
+    def _suspect_one(self, error: str) -> None:
+        """Leave out the Service whose rules the kernel does not take (it may lack SCTP, say), when it fails twice.
 
         It is tried again when it changes. The others must not wait for it.
         """
         names = set(_CHAIN.findall(error))
-        for key, record in self._records.items():
-            if any(chain.name in names for chain in record.entry.chains):
-                log.error("Service %s/%s is left out: this node's kernel does not take its rules", *key)
-                self._refused.add(key)
-                return True
-        return False
+        found = next((key for key, record in self._records.items()
+                      if any(chain.name in names for chain in record.entry.chains)), None)
+        if found is not None and found == self._suspect:
+            log.error("Service %s/%s is left out: this node's kernel does not take its rules", *found)
+            self._refused.add(found)
+            found = None
+        self._suspect = found
 
     async def _measured(self, name: str) -> float:
         """One sync, with its figures; seconds."""
@@ -192,12 +194,15 @@ class Proxier:
         dirty, self._dirty = self._dirty, set()
         triggers, self._triggers = self._triggers, []
         self._news.clear()
-        adopted, self._adopted = self._adopted, False  # for as long as it is not known how this ends
-        if name == figures.FULL_SECONDS:
-            await self._full()
-        else:
-            await self._partial(dirty)
-            self._adopted = adopted
+        try:
+            if name == figures.FULL_SECONDS:
+                await self._full()
+            else:
+                await self._partial(dirty)
+        except BaseException:
+            self._adopted = False  # nothing is known of what has been done
+            raise
+        self._suspect = None
         took = self._clock.monotonic() - began
         now = self._clock.now()
         for histogram in (name, figures.SYNC_SECONDS):

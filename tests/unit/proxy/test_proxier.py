@@ -24,7 +24,7 @@ from agent.proxy.proxier import TRIGGER_TIME, Proxier, cleanup
 from netplugin.conntrack import Flow
 from netplugin.fake_tables import FakeTables
 from netplugin.protocol import NetworkError
-from netplugin.tables import ChainId, Edit, Rules
+from netplugin.tables import ChainId, Edit, Rules, target
 from sampan.api.resources import ENDPOINTSLICES
 from sampan.api.resources import SERVICES as SERVICE_KIND
 from sampan.api.types.core_v1 import Node
@@ -214,6 +214,21 @@ async def test_a_service_that_the_kernel_does_not_take_is_left_out() -> None:
     world.tables.unknown = ""
     put(world.view, slice_of("bad", "10.244.0.3", ports=sctp))
     await world.sync()
+    world.check()
+
+
+async def test_one_failure_leaves_nobody_out() -> None:
+    """Somebody may have wiped the chain just then."""
+    world = World()
+    put(world.view, service("web", "10.96.0.1"), slice_of("web", "10.244.0.1"))
+    await world.sync()
+    world.proxier._adopted = False
+    chain = target(world.tables.contents[SERVICES][0])
+    world.tables.broken = NetworkError(f"line 3 failed: -A KUBE-SERVICES -j {chain}")
+    world.proxier.synced.clear()
+    world.tables.contents = {chain: () for chain in world.tables.contents if not chain.name.startswith("KUBE")}
+    world.view.confirm()
+    await running(world)
     world.check()
 
 
