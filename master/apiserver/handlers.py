@@ -85,6 +85,8 @@ class ResourceHandlers:
         if info.subresource:
             return await self._subresource(request, info, served, user)
         misplaced = resource.namespaced and not info.namespace and info.verb not in ("list", "watch")
+        if misplaced and info.name:
+            raise no_such_resource()  # there is no such path, whatever the method
         named = bool(info.name) == (info.verb in _NAMED) or info.verb == "watch"
         if misplaced or not named or info.verb not in resource.verbs:
             raise no_such_method()

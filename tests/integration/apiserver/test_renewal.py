@@ -68,7 +68,7 @@ async def test_renewed_while_running(tmp_path: Path) -> None:
         after = pki.expiries()
         assert after["ca.crt"] == ends["ca.crt"]
         assert after["admin.crt"] > ends["admin.crt"]
-        text = metrics.render().decode()
+        text = (await metrics.render()).decode()
         for name, end in after.items():
             line = f'sampan_certificate_expiration_timestamp_seconds{{certificate="{name}"}} '
             assert float(text.split(line)[1].split("\n")[0]) == end.timestamp()
