@@ -2,7 +2,7 @@
 # shellcheck shell=bash
 
 PREFIX=${SAMPAN_PREFIX:-/opt/sampan}
-COMMANDS=(sampan sampan-master sampan-agent)
+COMMANDS=(sampan sampan-master sampan-agent sampan-netplugin)
 CHANGED=0
 
 die() { # message, what to do

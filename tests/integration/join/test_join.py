@@ -178,6 +178,23 @@ def test_its_certificate_is_listed(cluster: ClusterHandle, host: JoiningHost) ->
     assert names == ["admin", "apiserver", "ca", "kubeconfig", "node"]
 
 
+@pytest.mark.parametrize(("method", "path", "code"), [
+    ("GET", "/api/v1/nodes/n2", 200),
+    ("GET", "/api/v1/nodes/node-1", 403),
+    ("DELETE", "/api/v1/nodes/n2", 403),
+    ("GET", "/api/v1/secrets", 403),
+    ("GET", "/api/v1/namespaces/kube-system/secrets/bootstrap-token-abcdef", 403),
+    ("GET", "/api/v1/namespaces/kube-system/configmaps/node-identities", 403),
+    ("DELETE", "/api/v1/namespaces/default", 403),
+    ("POST", "/apis/apps/v1/namespaces/default/deployments", 403),
+])
+def test_its_certificate_opens_no_other_door(host: JoiningHost, method: str, path: str, code: int) -> None:
+    folder = host.directory / "data" / "agent" / "pki"
+    done = host.run("curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", "-X", method, "--max-time", "20",
+                    "--cacert", str(folder / "ca.crt"), "--cert", str(folder / "node.pem"), f"{MASTER}{path}")
+    assert done.stdout == str(code)
+
+
 def test_deleted_with_kubectl_it_is_shut_out_and_joins_again(cluster: ClusterHandle, host: JoiningHost,
                                                              line: str) -> None:
     kubectl = cluster.kubectl()

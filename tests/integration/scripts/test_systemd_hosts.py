@@ -159,7 +159,6 @@ def test_the_master_s_host_has_room(site: Site) -> None:
     used = {name: int(size) for name, size in map(str.split, shown.splitlines())}
     assert len(used) == 4
     assert sum(used.values()) < ROOM, used
-    print(used)
 
 
 def test_stopping_the_agent_leaves_its_containers(site: Site) -> None:
@@ -212,4 +211,3 @@ def test_script_down_takes_a_node_out_and_leaves_nothing(site: Site) -> None:
         "/etc/sysctl.d/*sampan* /etc/modules-load.d/sampan* /etc/firewalld/services/sampan* 2>/dev/null; "
         "firewall-cmd --list-services | grep sampan; mount | grep sampan | grep -v sampan-source", check=False).out
     assert left == ""
-    assert site.master.run("sampan status -o json", check=False).out
