@@ -124,6 +124,10 @@ def test_a_heartbeat_changes_no_map_entry() -> None:
     entry = map_entry(node("True", "10.0.0.1", "1"))
     assert same_entry(entry, map_entry(node("Unknown", "10.0.0.1", "2")))
     assert not same_entry(entry, map_entry(node("True", "10.0.0.2", "2")))
+    moved = node("True", "10.0.0.1", "1")
+    moved.metadata.annotations["flannel.alpha.coreos.com/public-ip"] = "10.0.0.9"
+    assert not same_entry(entry, map_entry(moved))
+    assert map_entry(moved).metadata.annotations == moved.metadata.annotations
 
 
 @pytest.mark.parametrize("held_before", [False, True])
