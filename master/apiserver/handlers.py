@@ -31,6 +31,7 @@ from master.apiserver.watch import Watches
 from master.apiserver.write import Target, Writer, Written
 from sampan.api.codec import encode
 from sampan.api.errors import ApiError, bad_request, forbidden, invalid_object
+from sampan.api.resources import Resource
 from sampan.api.times import Time
 
 T = TypeVar("T")
@@ -84,12 +85,7 @@ class ResourceHandlers:
             raise no_such_resource()
         if info.subresource:
             return await self._subresource(request, info, served, user)
-        misplaced = resource.namespaced and not info.namespace and info.verb not in ("list", "watch")
-        if misplaced and info.name:
-            raise no_such_resource()  # there is no such path, whatever the method
-        named = bool(info.name) == (info.verb in _NAMED) or info.verb == "watch"
-        if misplaced or not named or info.verb not in resource.verbs:
-            raise no_such_method()
+        _require_verb(info, resource)
         match info.verb:
             case "get":
                 return await self._get(request, info, served)
@@ -277,6 +273,16 @@ class ResourceHandlers:
 
     def _now(self) -> float:
         return self._registry.clock.now().timestamp()
+
+
+def _require_verb(info: RequestInfo, resource: Resource[Any]) -> None:
+    """404 for a path that no method has, 405 for a verb that this one has not."""
+    misplaced = resource.namespaced and not info.namespace and info.verb not in ("list", "watch")
+    if misplaced and info.name:
+        raise no_such_resource()
+    named = bool(info.name) == (info.verb in _NAMED) or info.verb == "watch"
+    if misplaced or not named or info.verb not in resource.verbs:
+        raise no_such_method()
 
 
 def _accept(request: web.BaseRequest) -> str:
