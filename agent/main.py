@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -80,6 +81,22 @@ EXPECTED = (StartError, JoinError, FactsError, CheckpointTooNew, labels.UnknownL
             CgroupError)
 
 
+@dataclass(frozen=True, slots=True)
+class _Base:
+    """What there is before the engine answers."""
+
+    address: str
+    news: asyncio.Event
+    metrics: AgentMetrics
+    engine: MeasuredEngine
+    network: ManagedNetwork
+    volumes: HostVolumes
+    link: Link
+    setup: NetworkSetup
+    events: PodEvents
+    dns: ClusterDns
+
+
 class Agent:
     """One process: a node."""
 
@@ -89,52 +106,34 @@ class Agent:
         self._notifier = notifier
 
     async def run(self) -> None:
-        """Run until cancelled."""
+        """Run until cancelled.
+
+        The line to the master, the network, Services and names need no engine: while Docker is down at a start,
+        containers that outlived it (live-restore) and other nodes' pods go on finding one another.
+        """
         config, clock = self._config, self._clock
-        files, address = NodeFiles(config.certificates), node_address(config.node_ip)
+        address, news = node_address(config.node_ip), asyncio.Event()
         metrics = AgentMetrics(config.node_name, KUBELET_VERSION)
         engine = MeasuredEngine(DockerEngine(config.docker_host), metrics, clock)
-        network = make_network(config, clock, address)
-        volumes = make_volumes(config, clock)
+        network, volumes = make_network(config, clock, address), make_volumes(config, clock)
+        link = Link(config.node_name, config.node_server, NodeFiles(config.certificates), clock,
+                    checkpoint=Checkpoint(config.root_dir, config.node_name))
+        setup = NetworkSetup(config.node_name, link.view, network, clock, news)
+        services = proxy.Services(link.view, ProxyNode(config.node_name, address, config.pod_cidr), clock,
+                                  config.proxy_healthz_address, observer=ProxyMetrics(metrics.registry))
+        events = PodEvents(link.reports, config.node_name, clock)
+        resolvers = ClusterDns(link.view, str(config.resolv_conf), events)
+        names = DnsService(config.node_name, link.view, resolvers.node, KeptSockets(self._notifier), clock)
+        metrics.sample(lambda: dns(names.counters))
         try:
-            info = await self._engine_info(engine)
-            facts = host_facts()
-            link = Link(config.node_name, config.node_server, files, clock,
-                        checkpoint=Checkpoint(config.root_dir, config.node_name))
-            news = asyncio.Event()
-            setup = NetworkSetup(config.node_name, link.view, network, clock, news)
-            cgroups = make_cgroups(config, info)
-            await cgroups.setup(PodLimits(cpu_shares=shares(facts.cpus * 1000)))
-            prober = MeasuredProber(HostProber(engine))
-            rooms = self._rooms(engine, network, volumes, cgroups, link, facts, address, prober, metrics)
-            volumes.serve(PodTokens(link.authority, clock.now), rooms.node)
-            manager = PodManager(rooms)
-            services = proxy.Services(link.view, ProxyNode(config.node_name, address, config.pod_cidr), clock,
-                                      config.proxy_healthz_address, observer=ProxyMetrics(metrics.registry))
-            names = DnsService(config.node_name, link.view, rooms.dns.node, KeptSockets(self._notifier), clock)
-            metrics.sample(lambda: dns(names.counters))
-            port = NodePort(NodeParts(
-                config.node_name, address, config.port, facts, link, files, manager, prober, metrics, hierarchies(),
-                (str(config.root_dir), info.root_dir), clock, configz(config, info)))
-            link.serve_streams(AgentStreams(engine, manager, NamespaceConnector(netns.open_socket), clock,
-                                            own=port.paths.handle))
-            about = NodeSettings(config.node_name, address, config.max_pods, config.port)
-            heartbeat = Heartbeat(about, facts, health, engine, link.view, link.reports, clock,
-                                  problems=(setup.problem,), news=news,
-                                  annotations=lambda: announce(network.announcement()))
             async with asyncio.TaskGroup() as group:
                 group.create_task(link.run())
-                for name, run in (("heartbeat", partial(self._beat, heartbeat, link, setup)),
-                                  ("pod network", network.run),
-                                  ("volumes", partial(volumes.keep_fresh, manager.pods, link.view, clock)),
-                                  ("network setup", setup.run), ("Services", services.run), ("cluster DNS", names.run),
-                                  ("images", ImageFolder(config.images, engine, clock).run),
-                                  *((("node port", port.run),) if config.port else ())):
+                for name, run in (("pod network", network.run), ("network setup", setup.run),
+                                  ("Services", services.run), ("cluster DNS", names.run)):
                     group.create_task(supervise(name, run, clock))
-                group.create_task(self._pods(manager, link, setup))
                 group.create_task(self._notifier.keep_alive(clock))
-                self._notifier.ready()
-                log.info("node %s is up", config.node_name)
+                await self._run_pods(group, _Base(address, news, metrics, engine, network, volumes, link, setup, events,
+                                                  resolvers))
         finally:
             self._notifier.stopping()
             volumes.close()
@@ -142,21 +141,46 @@ class Agent:
             await network.close()
             await engine.close()
 
-    def _rooms(self, engine: Engine, network: ManagedNetwork, volumes: HostVolumes, cgroups: NodeCgroups, link: Link,
-               facts: HostFacts, address: str, prober: MeasuredProber, metrics: AgentMetrics) -> Rooms:
-        config, clock = self._config, self._clock
+    async def _run_pods(self, group: asyncio.TaskGroup, base: _Base) -> None:
+        """Begin what needs the engine, once it answers."""
+        config, clock, link = self._config, self._clock, base.link
+        info, facts = await self._engine_info(base.engine), host_facts()
+        cgroups = make_cgroups(config, info)
+        await cgroups.setup(PodLimits(cpu_shares=shares(facts.cpus * 1000)))
+        prober = MeasuredProber(HostProber(base.engine))
+        rooms = self._rooms(base, cgroups, facts, prober)
+        base.volumes.serve(PodTokens(link.authority, clock.now), rooms.node)
+        manager = PodManager(rooms)
+        port = NodePort(NodeParts(
+            config.node_name, base.address, config.port, facts, link, NodeFiles(config.certificates), manager, prober,
+            base.metrics, hierarchies(), (str(config.root_dir), info.root_dir), clock, configz(config, info)))
+        link.serve_streams(AgentStreams(base.engine, manager, NamespaceConnector(netns.open_socket), clock,
+                                        own=port.paths.handle))
+        about = NodeSettings(config.node_name, base.address, config.max_pods, config.port)
+        heartbeat = Heartbeat(about, facts, health, base.engine, link.view, link.reports, clock,
+                              problems=(base.setup.problem,), news=base.news,
+                              annotations=lambda: announce(base.network.announcement()))
+        for name, run in (("heartbeat", partial(self._beat, heartbeat, link, base.setup)),
+                          ("volumes", partial(base.volumes.keep_fresh, manager.pods, link.view, clock)),
+                          ("images", ImageFolder(config.images, base.engine, clock).run),
+                          *((("node port", port.run),) if config.port else ())):
+            group.create_task(supervise(name, run, clock))
+        group.create_task(self._pods(manager, link, base.setup))
+        self._notifier.ready()
+        log.info("node %s is up", config.node_name)
+
+    def _rooms(self, base: _Base, cgroups: NodeCgroups, facts: HostFacts, prober: MeasuredProber) -> Rooms:
+        config, clock, link, engine = self._config, self._clock, base.link, base.engine
 
         async def infra_image(missing: bool) -> str:
             return config.infra_image or (await ensure_infra_image(engine) if missing else REFERENCE)
 
-        events = PodEvents(link.reports, config.node_name, clock)
         return Rooms(
-            node=NodeFacts(config.node_name, address, {"cpu": str(facts.cpus), "memory": str(facts.memory)}),
-            engine=engine, network=network, volumes=volumes, cgroups=cgroups, prober=prober, metrics=metrics,
-            http_hook=HostHttpHook(), images=ImagePuller(engine, link.view, clock), view=link.view,
-            reports=link.reports, events=events,
-            files=PodFiles(config.root_dir / "pods"), clock=clock, infra_image=infra_image,
-            memory_capacity=facts.memory, dns=ClusterDns(link.view, str(config.resolv_conf), events),
+            node=NodeFacts(config.node_name, base.address, {"cpu": str(facts.cpus), "memory": str(facts.memory)}),
+            engine=engine, network=base.network, volumes=base.volumes, cgroups=cgroups, prober=prober,
+            metrics=base.metrics, http_hook=HostHttpHook(), images=ImagePuller(engine, link.view, clock),
+            view=link.view, reports=link.reports, events=base.events, files=PodFiles(config.root_dir / "pods"),
+            clock=clock, infra_image=infra_image, memory_capacity=facts.memory, dns=base.dns,
             pod_pids_limit=config.pod_pids_limit, oom_floor=OomFloor(-1000 if may_lower_oom_scores() else 0))
 
     async def _engine_info(self, engine: Engine) -> EngineInfo:

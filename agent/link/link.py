@@ -64,7 +64,7 @@ class Link:
         self._files = files
         self._clock = clock
         self._checkpoint = checkpoint
-        self._streams = streams
+        self.streams = streams
         self._backoff = backoff or Backoff(initial=0.2, maximum=10.0, jitter=0.5)
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, keeps no secret
         self._stub: node_pb2_grpc.NodeServiceStub | None = None
@@ -73,7 +73,7 @@ class Link:
 
     def serve_streams(self, streams: AgentStreams) -> None:
         """Who answers when the master asks for exec, logs and the like; for wirings that make it after the link."""
-        self._streams = streams
+        self.streams = streams
 
     async def run(self) -> None:
         """Until cancelled; CheckpointTooNew at once where the checkpoint is from a newer agent."""
@@ -112,7 +112,7 @@ class Link:
         async with grpc.aio.secure_channel(server, self._credentials(), options=CHANNEL_OPTIONS) as channel:
             self._stub = node_pb2_grpc.NodeServiceStub(channel)
             try:
-                await _Connection(self, self._stub, self._streams).run()
+                await _Connection(self, self._stub).run()
             except (ExceptionGroup, grpc.aio.AioRpcError) as error:
                 raise _disconnected(error) from None
             finally:
@@ -167,10 +167,9 @@ class Link:
 class _Connection:
     """One Sync call and the sessions that came with it."""
 
-    def __init__(self, link: Link, stub: node_pb2_grpc.NodeServiceStub, streams: AgentStreams | None) -> None:
+    def __init__(self, link: Link, stub: node_pb2_grpc.NodeServiceStub) -> None:
         self._link = link
         self._stub = stub
-        self._streams = streams
 
     async def run(self) -> None:
         """Until the call ends, which always raises."""
@@ -223,8 +222,8 @@ class _Connection:
             elif kind == "synced":
                 self._link.view.confirm()
                 self._link.connected.set()
-            elif kind == "open" and self._streams:
-                sessions.create_task(self._streams.serve(self._stub, message.open))
+            elif kind == "open" and self._link.streams:
+                sessions.create_task(self._link.streams.serve(self._stub, message.open))
 
     def _apply(self, change: Change) -> None:
         key = Key.read(change.key)

@@ -112,7 +112,7 @@ def test_restarted_while_the_agent_is_away(cluster: ClusterHandle, space: Space)
 
 @pytest.mark.usefixtures("others")
 def test_the_agent_starts_before_docker(cluster: ClusterHandle, space: Space) -> None:
-    """It waits for the engine, and says so; pods deleted meanwhile go."""
+    """It waits for the engine, and says so; names are answered meanwhile, and pods deleted then go."""
     space.pod("goes")
     space.pod("stays")
     space.ready("goes", "stays")
@@ -121,6 +121,8 @@ def test_the_agent_starts_before_docker(cluster: ClusterHandle, space: Space) ->
     cluster.start_agent()
     space("delete", "pod", "goes", "--wait=false")
     patience("the agent waits", lambda: "does not answer" in cluster.log("agent"))
+    asking = ("busybox", "nslookup", "kubernetes.default.svc.cluster.local", "10.244.0.1")
+    patience("the cluster's names", lambda: cluster.run(*asking, check=False).returncode == 0)
     start_dockerd(cluster.engine)
     space.gone("goes")
     space.until("stays", "runs again", lambda pod: is_ready(pod) and restarts(pod) == 1, 90)
