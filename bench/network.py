@@ -4,8 +4,8 @@
 
 Two network namespaces are hosts, joined by a switch in a third; the pod network runs on both as an agent runs it. The
 bare device is set up with `ip link add` on the same hosts: no pod, no bridge, no rules, iperf3 from host to host. It
-is measured twice: with checksum offload turned off as on our device (the peer), and as the kernel makes it. The three
-take turns, and in the next round in the opposite order; the share is the median of the rounds' shares.
+is measured twice: with checksum offload turned off as on our device (the peer), and as the kernel makes it. All take
+turns, and in the next round in the opposite order; the share is the median of the rounds' shares.
 
 With offload, packets of 64 KB cross between namespaces unsegmented and unchecked, as they never do between machines.
 `--offload` turns it on for our device too (`--vxlan-checksum-offload on` of the agent).
@@ -32,6 +32,7 @@ from tests.support.netns import process_with_network, run
 PLAIN, EQUAL = "bare, as the kernel makes it", "bare, checksums as on ours"
 OURS = "pod to pod"
 NODE = "node to pod"
+DEVICE = "node to node, over our device"
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ async def main(arguments: argparse.Namespace) -> None:
                 for host in (sender, receiver):
                     host.run("ethtool", "-K", "equal", "tx-checksum-ip-generic", "off")
             ways = {OURS: Way(pids[0], pids[1], pod), NODE: Way(sender.pid, pids[1], pod),
+                    DEVICE: Way(sender.pid, receiver.pid, f"10.42.{receiver.number}.0"),
                     EQUAL: Way(sender.pid, receiver.pid, equal), PLAIN: Way(sender.pid, receiver.pid, plain)}
             gigabits(ways[EQUAL], 1, 1)  # warm up
             found = await asyncio.to_thread(measure, ways, arguments.rounds, arguments.seconds, arguments.streams)
