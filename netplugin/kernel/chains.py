@@ -10,9 +10,11 @@ import ctypes
 import os
 import socket
 import struct
+from collections.abc import Collection, Mapping
 
 from netplugin.kernel.dump import attributes
 from netplugin.protocol import NetworkError
+from netplugin.tables import ChainId
 
 _NETLINK_NETFILTER = 12
 _NFT_MSG_GETCHAIN = 10 << 8 | 4  # NFNL_SUBSYS_NFTABLES in the upper byte
@@ -31,14 +33,15 @@ _IPT_SO_GET_INFO = 64
 _INFO = struct.Struct("=32sI5I5III")  # ipt_getinfo: name, valid hooks, entries, underflows, count of rules, size
 
 
-def chain_uses(table: str) -> dict[str, int] | None:
-    """The table's chains, each with its rules and the rules that lead to it counted together. Blocks.
+def chain_uses(tables: Collection[str]) -> dict[ChainId, int] | None:
+    """These tables' chains, each with its rules and the rules that lead to it counted together. Blocks.
 
     None when the rules were changed meanwhile, NetworkError when the kernel refuses.
     """
     body = _GENERIC.pack(_NFPROTO_IPV4, 0, 0)
     request = _HEADER.pack(_HEADER.size + len(body), _NFT_MSG_GETCHAIN, _NLM_F_REQUEST | _NLM_F_DUMP, 1, 0) + body
-    found: dict[str, int] = {}
+    found: dict[ChainId, int] = {}
+    wanted = {table.encode(): table for table in tables}
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER) as sock:
             sock.settimeout(_TIMEOUT)
@@ -54,10 +57,10 @@ def chain_uses(table: str) -> dict[str, int] | None:
                         return found
                     if kind == _NLMSG_ERROR:
                         raise _refused(data[position + _HEADER.size:])
-                    _add(found, table, data[position + _HEADER.size + _GENERIC.size:position + length])
+                    _add(found, wanted, data[position + _HEADER.size + _GENERIC.size:position + length])
                     position += (length + 3) & ~3
     except OSError as error:
-        raise NetworkError(f"the chains of table {table} cannot be read: {error}") from error
+        raise NetworkError(f"the kernel's chains cannot be read: {error}") from error
 
 
 def _refused(message: bytes) -> OSError:
@@ -65,11 +68,12 @@ def _refused(message: bytes) -> OSError:
     return OSError(code, os.strerror(code))
 
 
-def _add(found: dict[str, int], table: str, message: bytes) -> None:
+def _add(found: dict[ChainId, int], tables: Mapping[bytes, str], message: bytes) -> None:
     told = attributes(message)
-    if told.get(_NFTA_CHAIN_TABLE, b"").rstrip(b"\0") == table.encode() and _NFTA_CHAIN_NAME in told:
+    table = tables.get(told.get(_NFTA_CHAIN_TABLE, b"").rstrip(b"\0"))
+    if table is not None and _NFTA_CHAIN_NAME in told:
         name = told[_NFTA_CHAIN_NAME].rstrip(b"\0").decode(errors="replace")
-        found[name] = _USE.unpack(told.get(_NFTA_CHAIN_USE, bytes(4)))[0]
+        found[ChainId(table, name)] = _USE.unpack(told.get(_NFTA_CHAIN_USE, bytes(4)))[0]
 
 
 def legacy_size(table: str) -> tuple[int, int] | None:

@@ -103,13 +103,9 @@ class HostTables:
         self._known = self._stamp()
         if not backend.nf_tables:
             return None
-        counted: dict[ChainId, int] = {}
-        for table in TABLES:
-            chains = await self._blocking(partial(chain_uses, table))
-            if chains is None:
-                self._known = None
-                return None
-            counted.update({ChainId(table, name): count for name, count in chains.items()})
+        counted = await self._blocking(partial(chain_uses, TABLES))
+        if counted is None:
+            self._known = None
         return counted
 
     async def close(self) -> None:
