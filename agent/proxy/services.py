@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -12,9 +13,12 @@ from agent.proxy.chains import NodeFacts
 from agent.proxy.health import ProxyHealth
 from agent.proxy.observer import Figures, Observer
 from netplugin.host import HostFlows, HostTables, allow_local_node_ports
+from netplugin.protocol import NetworkError
 from sampan.api.resources import NODES
 from sampan.loop.clock import Clock
 from sampan.loop.tasks import supervise
+
+log = logging.getLogger(__name__)
 
 DRAINED = "ToBeDeletedByClusterAutoscaler"
 """The taint by which an autoscaler says that a node will go (KEP-3836)."""
@@ -46,7 +50,10 @@ class Services:
 
     async def _rules(self) -> None:
         if self._proxier is None:
-            allow_local_node_ports()
+            try:
+                allow_local_node_ports()
+            except NetworkError as error:
+                log.warning("node ports will not answer on 127.0.0.1: %s", error)
             node = replace(self._node, random_fully=await self._tables.random_fully())
             self._proxier = proxier.Proxier(self._view, self._tables, HostFlows(), node, self._clock,
                                             health=self._health, observer=self.observer)
