@@ -36,7 +36,10 @@ def collect(paths: Paths) -> list[Certificate]:
     found = [_certificate(path.stem, path.read_bytes(), BY_NOBODY if path.stem == "ca" else BY_MASTER, path)
              for path in sorted(paths.pki.glob("*.crt"))]
     if paths.kubeconfig.exists():
-        certificate = kubeconfig.load(paths.kubeconfig).certificate
+        try:
+            certificate = kubeconfig.load(paths.kubeconfig).certificate
+        except kubeconfig.KubeconfigError as error:
+            raise CommandError(str(error), "write it anew: remove it, then sampan kubeconfig") from error
         if certificate:
             found.append(_certificate("kubeconfig", certificate, "sampan up, sampan kubeconfig", paths.kubeconfig))
     folder = _node_folder(paths)

@@ -16,6 +16,9 @@ from sampan.cli.progress import CommandError
 Name = Literal["master", "agent"]
 State = Literal["running", "stopped"]
 
+SYSTEMCTL_SECONDS = 150.0
+"""Longer than the units' own time limits, so that systemd's answer comes first."""
+
 
 @dataclass(frozen=True, slots=True)
 class UnitStatus:
@@ -89,7 +92,12 @@ class SystemdUnits:
 
     @staticmethod
     def _systemctl(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(["systemctl", *arguments], capture_output=True, text=True, timeout=120, check=False)
+        try:
+            return subprocess.run(["systemctl", *arguments], capture_output=True, text=True, timeout=SYSTEMCTL_SECONDS,
+                                  check=False)
+        except subprocess.TimeoutExpired as error:
+            raise CommandError(f"systemctl {' '.join(arguments)} takes more than {SYSTEMCTL_SECONDS:g} s",
+                               "see what the unit waits for: journalctl -u 'sampan-*' -n 20") from error
 
 
 class BackgroundUnits:

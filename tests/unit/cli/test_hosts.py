@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import io
+import ipaddress
+import subprocess
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,13 +17,13 @@ from hypothesis import strategies as st
 
 from sampan.api.resources import SECRETS
 from sampan.api.types.core_v1 import Secret
-from sampan.cli import certs, engine, join, preflight, reset, token
+from sampan.cli import certs, configure, engine, join, preflight, reset, token
 from sampan.cli import main as command
 from sampan.cli.join import JoinOptions
 from sampan.cli.paths import Paths
 from sampan.cli.preflight import Facts, Problem
 from sampan.cli.progress import CommandError, Progress
-from sampan.cli.units import UnitStatus
+from sampan.cli.units import SystemdUnits, UnitStatus
 from sampan.client.fake import FakeClient
 from sampan.client.kubeconfig import Connection
 from sampan.loop.clock import FakeClock
@@ -292,3 +294,19 @@ def test_certificates_are_listed_and_renewed(tmp_path: Path) -> None:
 def test_a_node_cannot_renew_the_cluster_s(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="CA is not on this host"):
         certs.renew(paths(tmp_path), FakeUnits(), [])
+
+
+def test_a_systemctl_that_hangs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hang(command: list[str], **_: object) -> None:
+        raise subprocess.TimeoutExpired(command, 150)
+
+    monkeypatch.setattr(subprocess, "run", hang)
+    with pytest.raises(CommandError, match=r"systemctl enable --now sampan-agent.service takes more than 150 s"):
+        SystemdUnits()._checked("enable", "--now", "sampan-agent.service")
+
+
+def test_a_host_without_a_default_route_has_an_address_too() -> None:
+    """Whatever this machine has: an address, and none of a container's network."""
+    address = ipaddress.ip_address(configure.default_address())
+    assert address.version == 4
+    assert address not in ipaddress.ip_network("172.17.0.0/16")
