@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import io
-import ipaddress
 import subprocess
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -17,7 +16,7 @@ from hypothesis import strategies as st
 
 from sampan.api.resources import SECRETS
 from sampan.api.types.core_v1 import Secret
-from sampan.cli import certs, configure, engine, join, preflight, reset, token
+from sampan.cli import certs, engine, join, preflight, reset, token
 from sampan.cli import main as command
 from sampan.cli.join import JoinOptions
 from sampan.cli.paths import Paths
@@ -303,10 +302,3 @@ def test_a_systemctl_that_hangs_is_told(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(subprocess, "run", hang)
     with pytest.raises(CommandError, match=r"systemctl enable --now sampan-agent.service takes more than 150 s"):
         SystemdUnits()._checked("enable", "--now", "sampan-agent.service")
-
-
-def test_a_host_without_a_default_route_has_an_address_too() -> None:
-    """Whatever this machine has: an address, and none of a container's network."""
-    address = ipaddress.ip_address(configure.default_address())
-    assert address.version == 4
-    assert address not in ipaddress.ip_network("172.17.0.0/16")
