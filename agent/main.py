@@ -8,7 +8,7 @@ import fcntl
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -69,6 +69,7 @@ log = logging.getLogger(__name__)
 
 NETWORK_PATIENCE = 10.0
 """Seconds that pods' workers wait at start for the network, so that running pods are not looked at without it."""
+CGROUP_TRIES = 10
 CAP_SYS_RESOURCE = 24
 SNAP = "/var/snap/"
 
@@ -267,12 +268,22 @@ async def cleanup(config: settings.Config) -> None:
             await volumes.teardown(uid)
         cgroups = make_cgroups(config, await engine.info())
         for uid in await cgroups.live():
-            await cgroups.remove(uid)
+            await _once_empty(clock, partial(cgroups.remove, uid))
         await cgroups.teardown()
     finally:
         volumes.close()
         await network.close()
         await engine.close()
+
+
+async def _once_empty(clock: Clock, work: Callable[[], Awaitable[None]]) -> None:
+    """Remove a cgroup. Processes may be in it for a moment after Docker has told that their container is gone."""
+    for failures in range(1, CGROUP_TRIES):
+        try:
+            return await work()
+        except CgroupError:
+            await clock.sleep(Backoff(initial=0.1, maximum=2.0).delay(failures))
+    return await work()
 
 
 @contextlib.contextmanager

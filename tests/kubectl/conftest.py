@@ -98,8 +98,8 @@ def shelf(cluster: ClusterHandle, namespaces: Namespaces) -> Iterator[str]:
     namespace = namespaces.take()
     kubectl = cluster.kubectl().within(namespace)
     kubectl("create", "-f", str(SHELF))
-    kubectl("wait", "pod/web", "--for=condition=Ready", "--timeout=30s")
-    kubectl("wait", "deployment/shop", "--for=condition=Available", "--timeout=30s")
+    kubectl("wait", "pod/web", "--for=condition=Ready", "--timeout=120s")
+    kubectl("wait", "deployment/shop", "--for=condition=Available", "--timeout=120s")
     yield namespace
     namespaces.give_back(namespace)
 

@@ -178,7 +178,7 @@ def test_a_namespace_that_is_going(kubectl: Kubectl) -> None:
             f'error: failed to create configmap: configmaps "late" is forbidden: unable to create new content in '
             f"namespace {kubectl.namespace} because it is being terminated\n")
         assert kubectl("get", "namespace", kubectl.namespace, "--no-headers").split()[1] == "Terminating"
-        kubectl("wait", "namespace", kubectl.namespace, "--timeout=20s",
+        kubectl("wait", "namespace", kubectl.namespace, "--timeout=120s",
                 "--for=condition=NamespaceFinalizersRemaining")
         assert "Some content in the namespace has finalizers remaining: example.org/stay in 1 resource instances" in (
             kubectl("get", "namespace", kubectl.namespace, "-o", "jsonpath={.status.conditions[*].message}"))
@@ -229,10 +229,10 @@ def test_what_it_says_when_the_image_cannot_be_had(kubectl: Kubectl) -> None:
     kubectl("run", "lost", "--image=nowhere.invalid/none:1")
     kubectl("run", "never", "--image=none:1", "--image-pull-policy=Never")
     kubectl("wait", "pod/never", "--for=jsonpath={.status.containerStatuses[0].state.waiting.reason}=ErrImageNeverPull",
-            "--timeout=20s")
+            "--timeout=120s")
     assert 'Container image "none:1" is not present with pull policy of Never' in kubectl("describe", "pod", "never")
     kubectl("wait", "pod/lost", "--for=jsonpath={.status.containerStatuses[0].state.waiting.reason}=ImagePullBackOff",
-            "--timeout=30s")
+            "--timeout=120s")
     text = kubectl("describe", "pod", "lost")
     assert 'Pulling image "nowhere.invalid/none:1"' in text
     assert 'Failed to pull image "nowhere.invalid/none:1":' in text
@@ -244,7 +244,7 @@ def test_what_it_says_when_the_image_cannot_be_had(kubectl: Kubectl) -> None:
 @one_version
 def test_what_it_says_when_a_pod_fits_nowhere(kubectl: Kubectl) -> None:
     kubectl("create", "-f", "-", stdin=pod("containers: [{name: c, image: i, resources: {requests: {cpu: 1000}}}]"))
-    kubectl("wait", "pod/p", "--for=condition=PodScheduled=false", "--timeout=10s")
+    kubectl("wait", "pod/p", "--for=condition=PodScheduled=false", "--timeout=60s")
     text = kubectl("describe", "pod", "p")
     assert "FailedScheduling" in text
     assert "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: " in text

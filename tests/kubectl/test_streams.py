@@ -80,7 +80,7 @@ def test_exec_refusals(reader: Kubectl) -> None:
 @one_version
 def test_exec_where_nothing_runs(kubectl: Kubectl) -> None:
     kubectl("run", "done", f"--image={IMAGE}", "--restart=Never", "--", "true")
-    kubectl("wait", "pod/done", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=20s")
+    kubectl("wait", "pod/done", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=120s")
     result = kubectl.run("exec", "done", "--", "true")
     assert (result.code, result.err) == (
         1, "error: cannot exec into a container in a completed pod; current phase is Succeeded\n")
@@ -99,7 +99,7 @@ READER = "while read line; do echo got:$line; done; echo over; exit 4"
 
 def test_attach_to_input_and_output(kubectl: Kubectl) -> None:
     kubectl("run", "one", f"--image={IMAGE}", "--restart=Never", "--stdin", "--attach=false", "--", "sh", "-c", READER)
-    kubectl("wait", "pod/one", "--for=condition=Ready", "--timeout=20s")
+    kubectl("wait", "pod/one", "--for=condition=Ready", "--timeout=120s")
     attached = kubectl.popen("attach", "-i", "one")
     try:
         assert attached.stdin is not None
@@ -119,7 +119,7 @@ def test_attach_to_input_and_output(kubectl: Kubectl) -> None:
 @one_version
 def test_attach_with_a_terminal(kubectl: Kubectl) -> None:
     kubectl("run", "one", f"--image={IMAGE}", "--restart=Never", "--stdin", "--tty", "--attach=false", "--", "sh")
-    kubectl("wait", "pod/one", "--for=condition=Ready", "--timeout=20s")
+    kubectl("wait", "pod/one", "--for=condition=Ready", "--timeout=120s")
     with Terminal(kubectl.command("attach", "-it", "one"), kubectl.env, rows=20, columns=70) as terminal:
         terminal.expect("try pressing enter")
         terminal.type("\n")

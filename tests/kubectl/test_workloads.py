@@ -39,14 +39,14 @@ def variable(kubectl: Kubectl) -> str:
 
 def test_a_rollout_and_back(kubectl: Kubectl) -> None:
     kubectl("create", "-f", "-", stdin=DEPLOYMENT)
-    text = kubectl("rollout", "status", "deployment/app", "--timeout=30s")
-    assert text.splitlines()[0].startswith('Waiting for deployment "app" rollout to finish: ')
+    text = kubectl("rollout", "status", "deployment/app", "--timeout=120s")
+    assert text.splitlines()[0].startswith("Waiting for deployment ")
     assert text.endswith('deployment "app" successfully rolled out\n')
     assert re.match(r"app +2/2 +2 +2 ", kubectl("get", "deployment", "app", "--no-headers"))
 
     kubectl("set", "env", "deployment/app", "A=b")
     kubectl("annotate", "deployment/app", "kubernetes.io/change-cause=set A")
-    assert kubectl("rollout", "status", "deployment/app", "--timeout=30s").endswith(
+    assert kubectl("rollout", "status", "deployment/app", "--timeout=120s").endswith(
         'deployment "app" successfully rolled out\n')
     assert revision(kubectl) == "2"
     assert kubectl("rollout", "history", "deployment/app").split("\n")[:4] == [
@@ -56,7 +56,7 @@ def test_a_rollout_and_back(kubectl: Kubectl) -> None:
     assert re.search(r"A:\tb", detail)
 
     assert kubectl("rollout", "undo", "deployment/app") == "deployment.apps/app rolled back\n"
-    kubectl("rollout", "status", "deployment/app", "--timeout=30s")
+    kubectl("rollout", "status", "deployment/app", "--timeout=120s")
     assert variable(kubectl) == ""
     assert revision(kubectl) == "3"
     sets = kubectl("get", "replicasets", "--no-headers").splitlines()
@@ -67,9 +67,9 @@ def test_a_rollout_and_back(kubectl: Kubectl) -> None:
 def test_back_to_a_revision(kubectl: Kubectl) -> None:
     kubectl("create", "-f", "-", stdin=DEPLOYMENT.replace("replicas: 2", "replicas: 1"))
     for value in ("one", "two"):
-        kubectl("rollout", "status", "deployment/app", "--timeout=30s")
+        kubectl("rollout", "status", "deployment/app", "--timeout=120s")
         kubectl("set", "env", "deployment/app", f"A={value}")
-    kubectl("rollout", "status", "deployment/app", "--timeout=30s")
+    kubectl("rollout", "status", "deployment/app", "--timeout=120s")
     assert kubectl("rollout", "undo", "deployment/app", "--to-revision=2") == "deployment.apps/app rolled back\n"
     assert variable(kubectl) == "one"
     result = kubectl.run("rollout", "undo", "deployment/app", "--to-revision=9")
@@ -79,7 +79,7 @@ def test_back_to_a_revision(kubectl: Kubectl) -> None:
 @one_version
 def test_pause_restart_and_resume(kubectl: Kubectl) -> None:
     kubectl("create", "-f", "-", stdin=DEPLOYMENT)
-    kubectl("rollout", "status", "deployment/app", "--timeout=30s")
+    kubectl("rollout", "status", "deployment/app", "--timeout=120s")
     before = set(kubectl("get", "pods", "-o", "name").split())
     assert kubectl("rollout", "pause", "deployment/app") == "deployment.apps/app paused\n"
     result = kubectl.run("rollout", "pause", "deployment/app")
@@ -92,21 +92,22 @@ def test_pause_restart_and_resume(kubectl: Kubectl) -> None:
             + kubectl("get", "deployment", "app", "-o", "jsonpath={.metadata.generation}"))
     assert set(kubectl("get", "pods", "-o", "name").split()) == before
     assert kubectl("rollout", "resume", "deployment/app") == "deployment.apps/app resumed\n"
-    kubectl("rollout", "status", "deployment/app", "--timeout=30s")
+    kubectl("rollout", "status", "deployment/app", "--timeout=120s")
     between = set(kubectl("get", "pods", "-o", "name", "--field-selector=status.phase=Running").split())
     assert not between & before
     assert kubectl("rollout", "restart", "deployment/app") == "deployment.apps/app restarted\n"
-    kubectl("rollout", "status", "deployment/app", "--timeout=30s")
+    kubectl("rollout", "status", "deployment/app", "--timeout=120s")
     assert "kubectl.kubernetes.io/restartedAt" in kubectl("get", "deployment", "app", "-o", "yaml")
     assert "Progressing    True    NewReplicaSetAvailable" in kubectl("describe", "deployment", "app")
 
 
 @one_version
 def test_a_rollout_that_does_not_end(kubectl: Kubectl) -> None:
-    kubectl("create", "-f", "-", stdin=DEPLOYMENT.replace("replicas: 2", "replicas: 2\n  progressDeadlineSeconds: 1"))
-    kubectl("rollout", "status", "deployment/app", "--timeout=30s")
+    kubectl("create", "-f", "-", stdin=DEPLOYMENT)
+    kubectl("rollout", "status", "deployment/app", "--timeout=120s")
+    kubectl("patch", "deployment", "app", "-p", '{"spec":{"progressDeadlineSeconds":1}}')
     kubectl("set", "image", "deployment/app", "main=nowhere.invalid/none:1")
-    result = kubectl.run("rollout", "status", "deployment/app", "--timeout=30s")
+    result = kubectl.run("rollout", "status", "deployment/app", "--timeout=120s")
     assert (result.code, result.err) == (1, 'error: deployment "app" exceeded its progress deadline\n')
     assert re.match(r"app +2/2 +1 +2 ", kubectl("get", "deployment", "app", "--no-headers"))  # the old ones serve on
 
@@ -115,8 +116,8 @@ def test_a_rollout_that_does_not_end(kubectl: Kubectl) -> None:
 def test_a_service_reaches_its_pods(kubectl: Kubectl) -> None:
     kubectl("create", "-f", "-", stdin=DEPLOYMENT)
     kubectl("expose", "deployment", "app", "--port=80", "--target-port=8080")
-    kubectl("rollout", "status", "deployment/app", "--timeout=30s")
-    kubectl("wait", "endpoints/app", "--for=jsonpath={.subsets[0].addresses[1].ip}", "--timeout=20s")
+    kubectl("rollout", "status", "deployment/app", "--timeout=120s")
+    kubectl("wait", "endpoints/app", "--for=jsonpath={.subsets[0].addresses[1].ip}", "--timeout=120s")
     addresses = kubectl("get", "endpoints", "app", "-o", "jsonpath={.subsets[0].addresses[*].ip}").split()
     pods = kubectl("get", "pods", "-o", "jsonpath={.items[*].status.podIP}").split()
     assert sorted(addresses) == sorted(pods)
@@ -130,7 +131,7 @@ def test_a_service_reaches_its_pods(kubectl: Kubectl) -> None:
 def test_run(kubectl: Kubectl) -> None:
     assert kubectl("run", "one", f"--image={IMAGE}", "--restart=Never", "--labels=a=b", "--env=C=d", "--", "sh", "-c",
                    "echo C is $C") == "pod/one created\n"
-    kubectl("wait", "pod/one", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=20s")
+    kubectl("wait", "pod/one", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=120s")
     assert kubectl("logs", "one") == "C is d\n"
     assert kubectl("get", "pod", "one", "--no-headers", "--show-labels").split()[1:4] == ["0/1", "Completed", "0"]
     assert kubectl("get", "pods", "-l", "a=b", "-o", "name") == "pod/one\n"
@@ -187,7 +188,7 @@ def test_logs(reader: Kubectl) -> None:
 def test_logs_since(kubectl: Kubectl) -> None:
     """The stamp of the first line splits what was written before from what was written after."""
     kubectl("run", "one", f"--image={IMAGE}", "--restart=Never", "--", "sh", "-c", "echo a; sleep 1.5; echo b")
-    kubectl("wait", "pod/one", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=20s")
+    kubectl("wait", "pod/one", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=120s")
     stamp = kubectl("logs", "one", "--timestamps").splitlines()[1].split()[0]
     assert kubectl("logs", "one", f"--since-time={stamp}") == "b\n"
     assert kubectl("logs", "one", "--since=1m") == "a\nb\n"
@@ -196,7 +197,7 @@ def test_logs_since(kubectl: Kubectl) -> None:
 def test_logs_follow_a_pod_to_its_end(kubectl: Kubectl) -> None:
     kubectl("run", "one", f"--image={IMAGE}", "--restart=Never", "--", "sh", "-c",
             "n=0; until [ -e /go ]; do echo $n; n=$((n + 1)); sleep 0.1; done; echo the end")
-    kubectl("wait", "pod/one", "--for=condition=Ready", "--timeout=20s")
+    kubectl("wait", "pod/one", "--for=condition=Ready", "--timeout=120s")
     following = kubectl.popen("logs", "-f", "one")
     try:
         assert following.stdout is not None
@@ -217,7 +218,7 @@ def test_logs_follow_several_pods(kubectl: Kubectl) -> None:
     for name in ("one", "two"):
         kubectl("run", name, f"--image={IMAGE}", "--restart=Never", "--labels=set=a", "--", "sh", "-c",
                 f"until [ -e /go ]; do sleep 0.1; done; for n in 1 2 3; do echo {name} $n; done")
-    kubectl("wait", "pod", "-l", "set=a", "--for=condition=Ready", "--timeout=20s")
+    kubectl("wait", "pod", "-l", "set=a", "--for=condition=Ready", "--timeout=120s")
     following = kubectl.popen("logs", "-f", "-l", "set=a", "--prefix")
     try:
         for name in ("one", "two"):
@@ -233,12 +234,12 @@ def test_logs_follow_several_pods(kubectl: Kubectl) -> None:
 def test_logs_of_the_one_before(kubectl: Kubectl) -> None:
     kubectl("run", "one", f"--image={IMAGE}", "--", "sh", "-c",
             "cat /proc/sys/kernel/random/uuid; exit 1")
-    kubectl("wait", "pod/one", "--for=jsonpath={.status.containerStatuses[0].restartCount}=1", "--timeout=20s")
+    kubectl("wait", "pod/one", "--for=jsonpath={.status.containerStatuses[0].restartCount}=1", "--timeout=120s")
     result = kubectl.run("logs", "one", "--previous")
     assert (result.code, result.err) == (0, "")
     assert re.fullmatch(r"[0-9a-f-]{36}\n", result.out)
     kubectl("run", "fresh", f"--image={IMAGE}", "--restart=Never", "--", "sleep", "100")
-    kubectl("wait", "pod/fresh", "--for=condition=Ready", "--timeout=20s")
+    kubectl("wait", "pod/fresh", "--for=condition=Ready", "--timeout=120s")
     result = kubectl.run("logs", "fresh", "--previous")
     assert result.code == 1
     assert 'previous terminated container "fresh" in pod "fresh" not found' in result.err
@@ -248,7 +249,7 @@ def test_logs_of_the_one_before(kubectl: Kubectl) -> None:
 def test_a_pod_that_crashes(kubectl: Kubectl) -> None:
     kubectl("run", "one", f"--image={IMAGE}", "--", "sh", "-c", "echo no; exit 3")
     kubectl("wait", "pod/one", "--for=jsonpath={.status.containerStatuses[0].state.waiting.reason}=CrashLoopBackOff",
-            "--timeout=30s")
+            "--timeout=120s")
     assert re.match(r"one +0/1 +CrashLoopBackOff +[12] \(\d+s ago\) ", kubectl("get", "pod", "one", "--no-headers"))
     text = kubectl("describe", "pod", "one")
     for pattern in (r"State: +Waiting\n +Reason: +CrashLoopBackOff\n", r"Last State: +Terminated\n +Reason: +Error\n",
@@ -261,7 +262,7 @@ def test_a_pod_that_crashes(kubectl: Kubectl) -> None:
 def test_logs_of_what_has_not_started(kubectl: Kubectl) -> None:
     kubectl("run", "one", "--image=none:1", "--image-pull-policy=Never")
     kubectl("wait", "pod/one", "--for=jsonpath={.status.containerStatuses[0].state.waiting.reason}=ErrImageNeverPull",
-            "--timeout=20s")
+            "--timeout=120s")
     result = kubectl.run("logs", "one")
     assert (result.code, result.err) == (1, (
         'Error from server (BadRequest): container "one" in pod "one" is waiting to start: ErrImageNeverPull\n'))

@@ -101,7 +101,7 @@ def test_create_a_namespace(kubectl: Kubectl) -> None:
     assert kubectl("create", "namespace", name) == f"namespace/{name} created\n"
     kubectl("wait", "serviceaccount/default", "-n", name, "--for=jsonpath={.metadata.name}=default")
     assert kubectl("delete", "namespace", name, "--wait=false").endswith(f'namespace "{name}" deleted\n')
-    kubectl("wait", f"namespace/{name}", "--for=delete", "--timeout=30s")
+    kubectl("wait", f"namespace/{name}", "--for=delete", "--timeout=120s")
     result = kubectl.run("get", "namespace", name)
     assert result.err == f'Error from server (NotFound): namespaces "{name}" not found\n'
 
@@ -321,11 +321,11 @@ def test_expose(kubectl: Kubectl) -> None:
 def test_scale(kubectl: Kubectl) -> None:
     kubectl("create", "-f", str(APP))
     assert kubectl("scale", "deployment/app", "--replicas=2") == "deployment.apps/app scaled\n"
-    kubectl("wait", "deployment/app", "--for=jsonpath={.status.readyReplicas}=2", "--timeout=30s")
+    kubectl("wait", "deployment/app", "--for=jsonpath={.status.readyReplicas}=2", "--timeout=120s")
     assert kubectl("scale", "deployment/app", "--current-replicas=2", "--replicas=0") == "deployment.apps/app scaled\n"
     result = kubectl.run("scale", "deployment/app", "--current-replicas=5", "--replicas=1")
     assert (result.code, result.err) == (1, "error: Expected replicas to be 5, was 0\n")
-    kubectl("wait", "pods", "-l", "app=app", "--for=delete", "--timeout=40s")
+    kubectl("wait", "pods", "-l", "app=app", "--for=delete", "--timeout=120s")
     assert kubectl("get", "pods", "-o", "name") == ""
 
 
@@ -352,7 +352,7 @@ def test_grace(kubectl: Kubectl) -> None:
     stubborn = ("--image", IMAGE, "--", "sh", "-c", "trap '' TERM; while true; do sleep 1; done")
     for name in ("now", "short", "forced"):
         kubectl("run", name, *stubborn)
-    kubectl("wait", "pod", "--all", "--for=condition=Ready", "--timeout=30s")
+    kubectl("wait", "pod", "--all", "--for=condition=Ready", "--timeout=120s")
     assert kubectl("delete", "pod", "short", "--grace-period=2", "--wait=false") == 'pod "short" deleted\n'
     meta = kubectl.json("get", "pod", "short")["metadata"]
     assert meta["deletionGracePeriodSeconds"] == 2
@@ -361,7 +361,7 @@ def test_grace(kubectl: Kubectl) -> None:
     assert forced.out == 'pod "forced" force deleted\n'
     assert "Warning: Immediate deletion does not wait for confirmation" in forced.err
     assert kubectl("delete", "pod", "now", "--now") == 'pod "now" deleted\n'
-    kubectl("wait", "pod/short", "--for=delete", "--timeout=20s")
+    kubectl("wait", "pod/short", "--for=delete", "--timeout=120s")
     assert kubectl("get", "pods", "-o", "name") == ""
 
 
@@ -371,7 +371,7 @@ def test_cascades(kubectl: Kubectl) -> None:
         return kubectl("get", kind, "-o", "name").split()
 
     kubectl("create", "deployment", "app", f"--image={IMAGE}", "--", "sleep", "1000")
-    kubectl("wait", "deployment/app", "--for=condition=Available", "--timeout=30s")
+    kubectl("wait", "deployment/app", "--for=condition=Available", "--timeout=120s")
     assert kubectl("delete", "deployment", "app", "--cascade=orphan") == 'deployment.apps "app" deleted\n'
     assert len(children("replicasets")) == 1
     assert "ownerReferences" not in kubectl.json("get", children("replicasets")[0])["metadata"]
@@ -384,7 +384,7 @@ def test_cascades(kubectl: Kubectl) -> None:
 
     obedient = "trap 'exit 0' TERM; sleep 1000 & wait"
     kubectl("create", "deployment", "app", f"--image={IMAGE}", "--", "sh", "-c", obedient)
-    kubectl("wait", "deployment/app", "--for=condition=Available", "--timeout=30s")
+    kubectl("wait", "deployment/app", "--for=condition=Available", "--timeout=120s")
     assert kubectl("delete", "deployment", "app", "--cascade=foreground") == 'deployment.apps "app" deleted\n'
     assert children("deployments,replicasets,pods") == []
 
@@ -399,12 +399,12 @@ def test_cordon_and_uncordon(kubectl: Kubectl) -> None:
         assert kubectl("cordon", NODE) == f"node/{NODE} already cordoned\n"
         assert kubectl("get", "node", NODE, "--no-headers").split()[1] == "Ready,SchedulingDisabled"
         kubectl("run", "waiting", f"--image={IMAGE}", "--restart=Never", "--", "true")
-        kubectl("wait", "pod/waiting", "--for=condition=PodScheduled=false", "--timeout=10s")
+        kubectl("wait", "pod/waiting", "--for=condition=PodScheduled=false", "--timeout=60s")
         assert "0/1 nodes are available: 1 node(s) were unschedulable." in kubectl("describe", "pod", "waiting")
         assert re.search(r"^waiting +0/1 +Pending ", kubectl("get", "pods"), re.MULTILINE)
     finally:
         assert kubectl("uncordon", NODE) == f"node/{NODE} uncordoned\n"
-    kubectl("wait", "pod/waiting", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=20s")
+    kubectl("wait", "pod/waiting", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=120s")
     assert kubectl("uncordon", NODE) == f"node/{NODE} already uncordoned\n"
 
 
@@ -413,7 +413,7 @@ def test_taint(kubectl: Kubectl) -> None:
     assert kubectl("taint", "node", NODE, "who=me:NoSchedule") == f"node/{NODE} tainted\n"
     try:
         kubectl("run", "waiting", f"--image={IMAGE}")
-        kubectl("wait", "pod/waiting", "--for=condition=PodScheduled=false", "--timeout=10s")
+        kubectl("wait", "pod/waiting", "--for=condition=PodScheduled=false", "--timeout=60s")
         assert "1 node(s) had untolerated taint {who: me}" in kubectl("describe", "pod", "waiting")
     finally:
         assert kubectl("taint", "node", NODE, "who-") == f"node/{NODE} untainted\n"
@@ -424,9 +424,9 @@ def test_drain(kubectl: Kubectl) -> None:
     """Only this test's pods are evicted, since others use the node at the same time."""
     kubectl("create", "-f", str(APP))
     kubectl("scale", "deployment/app", "--replicas=2")
-    kubectl("rollout", "status", "deployment/app", "--timeout=30s")
+    kubectl("rollout", "status", "deployment/app", "--timeout=120s")
     before = kubectl("get", "pods", "-o", "name").split()
-    selected = (f"--pod-selector=app=app,pod-template-hash={before[0].split('-')[1]}", "--timeout=30s")
+    selected = (f"--pod-selector=app=app,pod-template-hash={before[0].split('-')[1]}", "--timeout=120s")
     assert f"node/{NODE} drained (server dry run)" in kubectl("drain", NODE, *selected, "--dry-run=server")
     try:
         text = kubectl("drain", NODE, *selected)
@@ -451,7 +451,7 @@ def test_certificates(kubectl: Kubectl) -> None:
         prefix = "certificatesigningrequest.certificates.k8s.io"
         assert kubectl("certificate", "approve", names[0]) == f"{prefix}/{names[0]} approved\n"
         assert kubectl("certificate", "deny", names[1]) == f"{prefix}/{names[1]} denied\n"
-        kubectl("wait", "csr", names[0], "--for=jsonpath={.status.certificate}", "--timeout=10s")
+        kubectl("wait", "csr", names[0], "--for=jsonpath={.status.certificate}", "--timeout=60s")
         rows = [line.split() for line in kubectl("get", "csr", *names, "--no-headers").splitlines()]
         assert [row[2:] for row in rows] == [
             ["kubernetes.io/kube-apiserver-client", "kubernetes-admin", "60m", "Approved,Issued"],
@@ -491,8 +491,8 @@ def test_wait(kubectl: Kubectl) -> None:
     result = kubectl.run("wait", "configmap/late", "--for=delete", "--timeout=1s")
     assert result.code == 1
     assert result.err.endswith("error: timed out waiting for the condition on configmaps/late\n")
-    waiting = kubectl.popen("wait", "configmap/late", "--for=jsonpath={.data.a}=1", "--timeout=20s")
-    gone = kubectl.popen("wait", "configmap/late", "--for=delete", "--timeout=20s")
+    waiting = kubectl.popen("wait", "configmap/late", "--for=jsonpath={.data.a}=1", "--timeout=120s")
+    gone = kubectl.popen("wait", "configmap/late", "--for=delete", "--timeout=120s")
     kubectl("patch", "configmap", "late", "-p", '{"data":{"a":"1"}}')
     assert waiting.communicate(timeout=20) == ("configmap/late condition met\n", "")
     kubectl("delete", "configmap", "late")
@@ -501,6 +501,6 @@ def test_wait(kubectl: Kubectl) -> None:
 
 @pytest.mark.parametrize("version", ["1.32", "1.33"], indirect=True)
 def test_wait_for_creation(kubectl: Kubectl) -> None:
-    waiting = kubectl.popen("wait", "configmap/soon", "--for=create", "--timeout=20s")
+    waiting = kubectl.popen("wait", "configmap/soon", "--for=create", "--timeout=120s")
     kubectl("create", "configmap", "soon")
     assert waiting.communicate(timeout=20) == ("configmap/soon condition met\n", "")
