@@ -90,19 +90,19 @@ class Kubectl:
         """The environment that commands run in: nothing of the user's own configuration."""
         return {"PATH": os.environ["PATH"], "HOME": str(self.home), **self.environment}
 
-    def run(self, *arguments: str, stdin: str | None = None, timeout: float = 60) -> Result:
+    def run(self, *arguments: str, stdin: str | None = None, timeout: float = 150) -> Result:
         """Run to the end, whatever the exit code."""
         done = subprocess.run(self.command(*arguments), input=stdin, capture_output=True, text=True, timeout=timeout,
                               env=self.env, check=False)
         return Result(done.returncode, done.stdout, NOISE.sub("", done.stderr))
 
-    def __call__(self, *arguments: str, stdin: str | None = None, timeout: float = 60) -> str:
+    def __call__(self, *arguments: str, stdin: str | None = None, timeout: float = 150) -> str:
         """Run, and return the output; AssertionError with what kubectl said where it fails."""
         result = self.run(*arguments, stdin=stdin, timeout=timeout)
         assert result.code == 0, f"kubectl {' '.join(arguments)}: exit {result.code}\n{result.err}{result.out}"
         return result.out
 
-    def json(self, *arguments: str, timeout: float = 60) -> Any:
+    def json(self, *arguments: str, timeout: float = 150) -> Any:
         """Run with -o json, and parse."""
         return json.loads(self(*arguments, "-o", "json", timeout=timeout))
 
