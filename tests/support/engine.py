@@ -35,42 +35,10 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlencode
 
+from sampan.lab.engine import WRAPPER
+
 IMAGE = "sampan-test/box:1"
 """The reference under which `test_image` imports its image: busybox's tools, and bash as /bin/sh."""
-
-WRAPPER = r"""#!/bin/sh
-# Takes out of a bundle what this kernel refuses to a root without CAP_SYS_RESOURCE, then lets runc go on.
-clean() {
-    grep -qE '"oomScoreAdj": ?-|CAP_SYS_RESOURCE|"RLIMIT_NOFILE"' "$1" || return 0
-    jq -c '
-        (if .process then .process else . end) as $p
-        | def strip:
-            (if (.oomScoreAdj // 0) < 0 then .oomScoreAdj = 0 else . end)
-            | (if .capabilities then .capabilities |= map_values(map(select(. != "CAP_SYS_RESOURCE"))) else . end)
-            | (if .rlimits then .rlimits |= map(if .type == "RLIMIT_NOFILE"
-                then (.hard |= ([., 20000] | min)) | (.soft |= ([., 20000] | min)) else . end) else . end);
-        if .process then .process |= strip else strip end
-    ' "$1" > "$1.clean" && cat "$1.clean" > "$1" && rm -f "$1.clean"
-}
-previous= command= bundle=. process=
-for word in "$@"; do
-    case "$previous" in
-        --bundle|-b) bundle=$word ;;
-        --process|-p) process=$word ;;
-    esac
-    case "$word" in
-        create|run|exec) [ -n "$command" ] || command=$word ;;
-        --bundle=*) bundle=${word#*=} ;;
-        --process=*) process=${word#*=} ;;
-    esac
-    previous=$word
-done
-case "$command" in
-    create|run) clean "$bundle/config.json" ;;
-    exec) [ -z "$process" ] || clean "$process" ;;
-esac
-exec runc "$@"
-"""
 
 
 class EngineDidNotStart(RuntimeError):
