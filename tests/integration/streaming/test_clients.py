@@ -9,12 +9,9 @@ import ssl
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import aiohttp
-import kubernetes
 import pytest
-from kubernetes.stream import stream
 
 from sampan.api.types import core_v1
 from sampan.pki import ca
@@ -24,52 +21,42 @@ from tests.support.streaming import Lab
 EXEC = "/api/v1/namespaces/default/pods/web/exec"
 LOG = "/api/v1/namespaces/default/pods/web/log"
 
-LEAKS = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-"""The Python client leaves its sockets to the garbage collector."""
-
-
 @pytest.fixture
 async def lab(tmp_path: Path) -> AsyncIterator[Lab]:
     async with streaming.lab(tmp_path) as made:
         yield made
 
 
-def api(lab: Lab) -> Any:
-    return kubernetes.client.CoreV1Api(kubernetes.config.new_client_from_config(str(lab.kubeconfig)))
+COMMANDS = """
+import json
+import sys
+import kubernetes
+from kubernetes.stream import stream
 
+api = kubernetes.client.CoreV1Api(kubernetes.config.new_client_from_config(sys.argv[1]))
+shell = ["sh", "-c", "read x; echo got:$x; exit 4"]
+client = stream(api.connect_get_namespaced_pod_exec, "web", "default", command=shell, stdin=True, stdout=True,
+                stderr=True, tty=False, _preload_content=False)
+client.write_stdin("word\\n")
+client.run_forever(timeout=10)
+code = client.returncode
+client.close()
+api = kubernetes.client.CoreV1Api(kubernetes.config.new_client_from_config(sys.argv[1]))
+simple = stream(api.connect_get_namespaced_pod_exec, "web", "default", command=["echo", "hi"], stdin=False,
+                stdout=True, stderr=True, tty=False)
+print(json.dumps([client.read_stdout(), code, simple]))
+"""
 
-@LEAKS
-async def test_the_python_client_runs_commands(lab: Lab) -> None:
-    await lab.pod("web")
+LOGS = """
+import json
+import sys
+import kubernetes
 
-    def work() -> tuple[str, int, str]:
-        shell = ["sh", "-c", "read x; echo got:$x; exit 4"]
-        client = stream(api(lab).connect_get_namespaced_pod_exec, "web", "default", command=shell, stdin=True,
-                        stdout=True, stderr=True, tty=False, _preload_content=False)
-        client.write_stdin("word\n")
-        client.run_forever(timeout=10)
-        code = client.returncode
-        client.close()
-        simple = stream(api(lab).connect_get_namespaced_pod_exec, "web", "default", command=["echo", "hi"],
-                        stdin=False, stdout=True, stderr=True, tty=False)
-        return client.read_stdout(), code, simple
-
-    assert await asyncio.to_thread(work) == ("got:word\n", 4, "hi\n")
-
-
-@LEAKS
-async def test_the_python_client_reads_logs(lab: Lab) -> None:
-    await lab.pod("web")
-    lab.engine.log("web-main", b"one\n")
-    lab.engine.log("web-main", b"END\n")
-
-    def work() -> list[str]:
-        text = api(lab).read_namespaced_pod_log("web", "default")
-        followed = api(lab).read_namespaced_pod_log("web", "default", follow=True, _preload_content=False)
-        return [text, followed.read().decode()]
-
-    assert await asyncio.to_thread(work) == ["one\nEND\n"] * 2
-
+api = kubernetes.client.CoreV1Api(kubernetes.config.new_client_from_config(sys.argv[1]))
+text = api.read_namespaced_pod_log("web", "default")
+followed = api.read_namespaced_pod_log("web", "default", follow=True, _preload_content=False)
+print(json.dumps([text, followed.read().decode()]))
+"""
 
 FORWARD = """
 import sys
@@ -88,7 +75,27 @@ for port in ports:
         answer += connection.recv(1000)
     sys.stdout.write(answer.decode())
 """
-"""In a process of its own, since its thread and sockets outlive its objects."""
+
+
+async def python_client(program: str, lab: Lab, *arguments: str) -> str:
+    """Run the Python client in a process of its own: its threads and sockets outlive its objects."""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, str(lab.kubeconfig), *arguments,
+                                                   stdout=asyncio.subprocess.PIPE)
+    async with asyncio.timeout(60):
+        output, _ = await process.communicate()
+    return output.decode()
+
+
+async def test_the_python_client_runs_commands(lab: Lab) -> None:
+    await lab.pod("web")
+    assert json.loads(await python_client(COMMANDS, lab)) == ["got:word\n", 4, "hi\n"]
+
+
+async def test_the_python_client_reads_logs(lab: Lab) -> None:
+    await lab.pod("web")
+    lab.engine.log("web-main", b"one\n")
+    lab.engine.log("web-main", b"END\n")
+    assert json.loads(await python_client(LOGS, lab)) == ["one\nEND\n"] * 2
 
 
 async def test_the_python_client_forwards_ports(lab: Lab) -> None:
@@ -103,11 +110,8 @@ async def test_the_python_client_forwards_ports(lab: Lab) -> None:
     servers = [await asyncio.start_server(serve, "127.0.0.1", 0) for _ in range(2)]
     ports = [server.sockets[0].getsockname()[1] for server in servers]
 
-    command = [sys.executable, "-c", FORWARD, str(lab.kubeconfig), *map(str, ports)]
-    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
-    async with asyncio.timeout(30):
-        answer, _ = await process.communicate()
-    assert answer.decode().splitlines() == [f"echo:to {port}" for port in ports]
+    answer = await python_client(FORWARD, lab, *map(str, ports))
+    assert answer.splitlines() == [f"echo:to {port}" for port in ports]
     for server in servers:
         server.close()
 
