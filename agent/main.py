@@ -155,8 +155,8 @@ class Agent:
         port = NodePort(NodeParts(
             config.node_name, base.address, config.port, facts, link, NodeFiles(config.certificates), manager, prober,
             base.metrics, hierarchies(), (str(config.root_dir), info.root_dir), clock, configz(config, info)))
-        link.serve_streams(AgentStreams(base.engine, manager, NamespaceConnector(netns.open_socket), clock,
-                                        own=port.paths.handle))
+        link.streams = AgentStreams(base.engine, manager, NamespaceConnector(netns.open_socket), clock,
+                                    own=port.paths.handle)
         about = NodeSettings(config.node_name, base.address, config.max_pods, config.port)
         heartbeat = Heartbeat(about, facts, health, base.engine, link.view, link.reports, clock,
                               problems=(base.setup.problem,), news=base.news,

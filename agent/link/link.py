@@ -65,15 +65,12 @@ class Link:
         self._clock = clock
         self._checkpoint = checkpoint
         self.streams = streams
+        """Who answers when the master asks for exec, logs and the like; nobody before the engine has answered."""
         self._backoff = backoff or Backoff(initial=0.2, maximum=10.0, jitter=0.5)
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, keeps no secret
         self._stub: node_pb2_grpc.NodeServiceStub | None = None
         self.authority = LinkAuthority(lambda: self._stub, clock)
         """Asks the master over the present connection."""
-
-    def serve_streams(self, streams: AgentStreams) -> None:
-        """Who answers when the master asks for exec, logs and the like; for wirings that make it after the link."""
-        self.streams = streams
 
     async def run(self) -> None:
         """Until cancelled; CheckpointTooNew at once where the checkpoint is from a newer agent."""

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sampan.lab.engine import WRAPPER
 from tests.support import engine
 from tests.support.vm import base_image
 
@@ -276,7 +277,7 @@ def _prepare(host: SystemdHost, wheels: Path) -> None:
     (units / "multi-user.target.wants/systemd-networkd.service").symlink_to(
         "/lib/systemd/system/systemd-networkd.service")
     (root / "etc/systemd/network/20-eth0.network").write_text(ADDRESS_FILE.format(address=host.address))
-    (root / "usr/local/bin/runc-wrapper").write_text(engine.WRAPPER)
+    (root / "usr/local/bin/runc-wrapper").write_text(WRAPPER)
     (root / "usr/local/bin/runc-wrapper").chmod(0o755)
     (root / "etc/docker").mkdir(exist_ok=True)
     (root / "etc/docker/daemon.json").write_text(json.dumps({
