@@ -93,8 +93,8 @@ def test_pause_restart_and_resume(kubectl: Kubectl) -> None:
     assert set(kubectl("get", "pods", "-o", "name").split()) == before
     assert kubectl("rollout", "resume", "deployment/app") == "deployment.apps/app resumed\n"
     kubectl("rollout", "status", "deployment/app", "--timeout=120s")
-    between = set(kubectl("get", "pods", "-o", "name", "--field-selector=status.phase=Running").split())
-    assert not between & before
+    kubectl("wait", "--for=delete", *sorted(before), "--timeout=60s")  # the status does not wait for their end
+    assert len(kubectl("get", "pods", "-o", "name").split()) == 2
     assert kubectl("rollout", "restart", "deployment/app") == "deployment.apps/app restarted\n"
     kubectl("rollout", "status", "deployment/app", "--timeout=120s")
     assert "kubectl.kubernetes.io/restartedAt" in kubectl("get", "deployment", "app", "-o", "yaml")
