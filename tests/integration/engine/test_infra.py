@@ -51,6 +51,9 @@ async def test_a_pod_that_shares_its_namespaces(engine: DockerEngine) -> None:
             pass
         while orphan(await processes()):
             pass
+    addresses = (await engine.run(app, ["ip", "-o", "addr"], 10)).output.decode()
+    assert "127.0.0.1/8 scope host lo" in addresses  # a namespace of its own, with loopback and nothing else
+    assert {line.split()[1] for line in addresses.splitlines()} == {"lo"}
     left = await processes()
     assert not [words for words in left if words[1].startswith(b"Z")]
     assert b"/infra" in [words[2] for words in left]

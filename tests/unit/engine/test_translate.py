@@ -51,7 +51,9 @@ def test_a_container_s_config() -> None:
     assert host["RestartPolicy"] == {"Name": "no"}
     assert (host["Memory"], host["MemorySwap"], host["OomScoreAdj"]) == (100, 100, -997)
     assert "CpuQuota" not in host
-    assert host["NetworkMode"] == "none"
+    assert (host["NetworkMode"], config["NetworkDisabled"]) == ("none", True)
+    for mode in ("host", "container:abc"):
+        assert "NetworkDisabled" not in translate.container_config(ContainerSpec("n", "image:1", network_mode=mode))
 
 
 def test_empty_commands_are_not_the_image_s() -> None:
