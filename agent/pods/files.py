@@ -1,4 +1,4 @@
-"""The small files that a pod gets from the agent: /etc/hosts, /etc/resolv.conf, termination messages.
+"""The small files that a pod gets from the agent: /etc/hosts, /etc/hostname, /etc/resolv.conf, termination messages.
 
 They live under <root>/pods/<uid>/ and are mounted into containers, so a file that exists is written in place.
 """
@@ -45,9 +45,12 @@ class PodFiles:
         return self._write(pod, "etc-hosts", text + aliases(pod))
 
     def write(self, pod: core_v1.Pod, ip: str, dns: DnsSettings) -> dict[str, str]:
-        """Write both files; returns where each is to be found in containers, and its path here."""
-        return {"/etc/hosts": self.write_hosts(pod, ip, dns.cluster_domain),
-                "/etc/resolv.conf": self.write_resolver(pod, dns.resolver(pod))}
+        """Write the files; returns where each is to be found in containers, and its path here. HostnameFailure."""
+        own = {"/etc/hosts": self.write_hosts(pod, ip, dns.cluster_domain),
+               "/etc/resolv.conf": self.write_resolver(pod, dns.resolver(pod))}
+        if not pod.spec.host_network:  # newer engines write none for a container whose network they leave alone
+            own["/etc/hostname"] = self._write(pod, "hostname", own_hostname(pod, dns.cluster_domain) + "\n")
+        return own
 
     def write_resolver(self, pod: core_v1.Pod, resolver: Resolver) -> str:
         """Write the pod's /etc/resolv.conf; returns the path."""
@@ -84,7 +87,7 @@ class PodFiles:
     def remove(self, uid: str) -> None:
         """Remove what this class wrote, and the directory where that leaves it empty."""
         folder = self.directory(uid)
-        for name in ("etc-hosts", "resolv.conf"):
+        for name in ("etc-hosts", "resolv.conf", "hostname"):
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / "containers", ignore_errors=True)
         try:

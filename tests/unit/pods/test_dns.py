@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from agent.pods.containers import sandbox_spec
 from agent.pods.dns import ClusterDns, DnsConfig, Resolver, pod_resolver
 from agent.pods.events import PodEvents
-from agent.pods.files import HostnameFailure, own_hostname
+from agent.pods.files import HostnameFailure, PodFiles, own_hostname
 from sampan.api import resources
 from sampan.loop.clock import FakeClock
 from tests.support.dns import kube_dns
@@ -58,3 +60,14 @@ def test_host_name_as_a_whole_name() -> None:
     long = make_pod("w" * 40, subdomain="sub", setHostnameAsFQDN=True)
     with pytest.raises(HostnameFailure, match=r"is too long \(64 is the max, 70 characters requested\)"):
         own_hostname(long, "cluster.local")
+
+
+def test_the_host_name_is_in_a_file_of_ours_too(tmp_path: Path) -> None:
+    dns = ClusterDns(FakeView(), "/nowhere", PodEvents(FakeReports(FakeView()), "node-1", FakeClock()))
+    files = PodFiles(tmp_path / "pods")
+    pod = make_pod("web", subdomain="sub", setHostnameAsFQDN=True)
+    written = files.write(pod, "10.244.0.2", dns)
+    assert Path(written["/etc/hostname"]).read_text() == "web.sub.default.svc.cluster.local\n"
+    assert "/etc/hostname" not in files.write(make_pod("host", hostNetwork=True), "192.0.2.1", dns)
+    files.remove(pod.metadata.uid)
+    assert not files.exists(pod.metadata.uid)
