@@ -1,17 +1,18 @@
-"""The example's web server: answers every GET with its pod's name. Runs in the image that build.py makes."""
+"""The example's web server: answers every GET with $GREETING and its pod's name. Runs in the image of build.py."""
 
 import os
 import signal
 import socket
 import sys
 
-ANSWER = "Hello from pod {} on node {}\n"
+ANSWER = "{} from pod {} on node {}\n"
 
 
 def main() -> None:
     """Serve on :8080, one request after another, until SIGTERM."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    body = ANSWER.format(os.environ.get("POD_NAME", socket.gethostname()), os.environ.get("NODE_NAME", "?")).encode()
+    body = ANSWER.format(os.environ.get("GREETING", "Hello"), os.environ.get("POD_NAME", socket.gethostname()),
+                         os.environ.get("NODE_NAME", "?")).encode()
     head = f"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     with socket.create_server(("", 8080), reuse_port=False) as server:
         print("listening on :8080", flush=True)
