@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sampan.api.names import dns_subdomain
+from sampan.clusterconfig import BACKENDS, NETWORK_BACKEND, NODE_PORT, POD_CIDR
 from sampan.clusterdns import DEFAULT_DOMAIN
 from sampan.loop.settings import LEVELS, ConfigError, Option, Settings, absolute_path, log_level, optional_path
 
@@ -38,6 +39,7 @@ class Config:
     service_node_port_range: tuple[int, int]
     pod_cidr: str
     node_cidr_mask_size: int
+    network_backend: str
     cluster_dns: str
     cluster_domain: str
     components: tuple[str, ...]
@@ -49,6 +51,10 @@ class Config:
     def service_ip(self) -> str:
         """The address of the Service `kubernetes`."""
         return str(ipaddress.ip_network(self.service_cidr)[1])
+
+    def for_nodes(self) -> dict[str, str]:
+        """What hosts that join are told (`sampan.clusterconfig`)."""
+        return {POD_CIDR: self.pod_cidr, NETWORK_BACKEND: self.network_backend, NODE_PORT: str(self.node_port_grpc)}
 
     def server_names(self) -> list[str]:
         """Everything that clients may call the API server: what its certificate is for."""
@@ -112,6 +118,12 @@ def _prefix_length(text: str) -> int:
     return int(text)
 
 
+def _backend(text: str) -> str:
+    if text not in BACKENDS:
+        raise ValueError(f"must be {' or '.join(BACKENDS)}")
+    return text
+
+
 def _optional_file(text: str) -> Path | None:
     if not text:
         return None
@@ -146,6 +158,8 @@ _OPTIONS = (
            _port_range),
     Option("pod-cidr", "10.244.0.0/16", "CIDR", "the network that nodes get their pods' networks from", _network),
     Option("node-cidr-mask-size", "24", "BITS", "the prefix length of each node's part of pod-cidr", _prefix_length),
+    Option("network-backend", BACKENDS[0], "NAME", "how nodes reach one another's pods: vxlan, or host-gw where all "
+           "share a link; told to hosts that join", _backend),
     Option("cluster-dns", "", "IP", "the address of the cluster's DNS (default: the tenth of service-cidr)",
            lambda text: _address(text) if text else ""),
     Option("cluster-domain", DEFAULT_DOMAIN, "NAME", "the domain of the cluster's names", _domain),

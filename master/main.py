@@ -133,7 +133,8 @@ class Master:
             caches = group.create_task(parts.registry.run(), name="caches")
             await parts.registry.ready()
             await parts.pools.rebuild()
-            plan = Bootstrap(config.advertise_address, config.secure_port, config.service_cidr)
+            plan = Bootstrap(config.advertise_address, config.secure_port, config.service_cidr,
+                             config.for_nodes())
             bootstrapper = Bootstrapper(parts.registry, parts.writer, plan)
             await bootstrapper.ensure()
             await DefaultRoles(parts.registry, parts.writer).ensure()

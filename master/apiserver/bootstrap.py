@@ -1,4 +1,5 @@
-"""What every cluster has from its first moment: system namespaces, and the Service `kubernetes` that leads here.
+"""What every cluster has from its first moment: system namespaces, the Service `kubernetes` that leads here, and what
+nodes must know of the cluster.
 
 Source: kube-apiserver's system namespaces and kubernetesservice controllers.
 """
@@ -7,7 +8,8 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -17,7 +19,9 @@ from master.apiserver.decode import Body
 from master.apiserver.registry import Registry
 from master.apiserver.write import Target, Writer
 from sampan.api.errors import ApiError
-from sampan.api.resources import ENDPOINTS, ENDPOINTSLICES, NAMESPACES, SERVICES, Resource
+from sampan.api.resources import CONFIGMAPS, ENDPOINTS, ENDPOINTSLICES, NAMESPACES, SERVICES, Resource
+from sampan.clusterconfig import NAME as CONFIG
+from sampan.clusterconfig import NAMESPACE as CONFIG_NAMESPACE
 from sampan.loop.backoff import Backoff
 
 Tree = dict[str, Any]
@@ -31,11 +35,15 @@ _SERVICE_LABELS = {"component": "apiserver", "provider": "kubernetes"}
 
 @dataclass(frozen=True, slots=True)
 class Bootstrap:
-    """Where the API server is reached: `address` and `port` by pods and nodes, `service_cidr` for the ClusterIP."""
+    """Where the API server is reached: `address` and `port` by pods and nodes, `service_cidr` for the ClusterIP.
+
+    `for_nodes`: what hosts that join are told (`sampan.clusterconfig`); none where it is empty.
+    """
 
     address: str
     port: int
     service_cidr: str
+    for_nodes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def cluster_ip(self) -> str:
@@ -48,6 +56,9 @@ class Bootstrap:
         labels = {"endpointslice.kubernetes.io/skip-mirror": "true"}
         objects: list[tuple[Resource[Any], str, Tree]] = [
             (NAMESPACES, "", {"metadata": {"name": name}}) for name in NAMESPACES_AT_START]
+        if self.for_nodes:
+            objects.append((CONFIGMAPS, CONFIG_NAMESPACE, {
+                "metadata": {"name": CONFIG, "namespace": CONFIG_NAMESPACE}, "data": dict(self.for_nodes)}))
         objects.append((SERVICES, "default", {
             "metadata": {"name": NAME, "namespace": "default", "labels": dict(_SERVICE_LABELS)},
             "spec": {"type": "ClusterIP", "clusterIP": self.cluster_ip, "sessionAffinity": "None",

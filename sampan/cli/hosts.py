@@ -12,6 +12,7 @@ from typing import Any
 
 from sampan.cli.paths import Paths
 from sampan.cli.progress import CommandError, Progress
+from sampan.clusterconfig import BACKENDS
 
 COMMANDS = ("token", "join", "reset", "certs")
 Commands = Any  # argparse keeps the type of its subparsers to itself
@@ -60,7 +61,9 @@ def _join_parser(join: argparse.ArgumentParser) -> None:
     join.add_argument("--node-ip", default="", help="the node's address (default: that of the way to the master)")
     join.add_argument("--node-server", default="", metavar="HOST:PORT",
                       help="the master's port for agents (default: the server's host, 6444)")
-    join.add_argument("--pod-cidr", default="10.244.0.0/16", help="the cluster's pod network (default: %(default)s)")
+    join.add_argument("--pod-cidr", default="", help="the cluster's pod network (default: as the cluster tells)")
+    join.add_argument("--network-backend", default="", choices=("", *BACKENDS), metavar="NAME",
+                      help=f"{' or '.join(BACKENDS)} (default: as the cluster tells)")
     join.add_argument("--docker-host", default=os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock"),
                       help="the Docker Engine's socket (default: $DOCKER_HOST, else %(default)s)")
     join.add_argument("--cgroup-root", default="", help="the cgroup under which pods run (default: the root)")
@@ -99,7 +102,9 @@ async def _token_action(arguments: argparse.Namespace, paths: Paths) -> str:
             ttl: timedelta | None = token.lifetime(arguments.ttl)
         except ValueError as error:
             raise CommandError(str(error), "see: sampan token create --help") from error
-        line = token.join_command(made, kubeconfig.load(place), paths) if arguments.print_join_command else str(made)
+        line = str(made)
+        if arguments.print_join_command:
+            line = await token.join_command(client, made, kubeconfig.load(place))
         await token.create(client, made, ttl, arguments.description)
         return line
 

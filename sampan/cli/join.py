@@ -15,12 +15,14 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from sampan import clusterconfig
 from sampan.api.errors import ApiError
 from sampan.api.resources import NODES
 from sampan.api.types import core_v1
 from sampan.cli import configure, objects, preflight
 from sampan.cli.paths import Paths, program
 from sampan.cli.progress import CommandError, Progress
+from sampan.cli.token import cluster_settings
 from sampan.cli.units import Units
 from sampan.client.http import HttpClient
 from sampan.client.kubeconfig import Connection, KubeconfigError
@@ -47,7 +49,8 @@ class JoinOptions:
     node_name: str = ""
     node_ip: str = ""
     node_server: str = ""
-    pod_cidr: str = "10.244.0.0/16"
+    pod_cidr: str = ""
+    network_backend: str = ""
     docker_host: str = "unix:///var/run/docker.sock"
     cgroup_root: str = ""
     timeout: float = 120.0
@@ -120,6 +123,8 @@ async def join(options: JoinOptions, paths: Paths, units: Units, progress: Progr
             outcome.text = f"in {paths.agent_config}"
         with progress.step("Certificate"):
             await certificate(options, paths, progress)
+        with progress.step("The cluster's settings") as outcome:
+            outcome.text = await adopt_settings(options, paths) or "none"
     with progress.step(f"Node {options.name}") as outcome:
         units.start("agent", ["--config", str(paths.agent_config)])
         await wait_until_ready(options, paths, units.log_hint("agent"))
@@ -152,12 +157,17 @@ def write_configuration(options: JoinOptions, address: str, paths: Paths) -> Non
         "node-name": options.name, "node-ip": options.node_ip or address, "server": options.server,
         "node-server": f"{host}:{port}", "docker-host": options.docker_host,
         "root-dir": str(paths.data / "agent"), "run-dir": str(paths.run), "cert-dir": str(identity(paths).parent),
-        "bootstrap-token-file": str(paths.bootstrap_token), "pod-cidr": options.pod_cidr,
+        "bootstrap-token-file": str(paths.bootstrap_token),
     }
-    if options.cgroup_root:
-        settings["cgroup-root"] = options.cgroup_root
+    chosen = {"cgroup-root": options.cgroup_root, clusterconfig.POD_CIDR: options.pod_cidr,
+              clusterconfig.NETWORK_BACKEND: options.network_backend}
+    settings |= {key: value for key, value in chosen.items() if value}
     if paths.agent_config.exists():
         settings = configure.read(paths.agent_config) | settings
+    _write(settings, paths)
+
+
+def _write(settings: Tree, paths: Paths) -> None:
     head = configure.HEADER.format(program="sampan-agent")
     write_atomically(paths.agent_config, (head + yaml.safe_dump(settings, sort_keys=False)).encode())
 
@@ -212,6 +222,27 @@ async def certificate(options: JoinOptions, paths: Paths, progress: Progress) ->
 
 
 # The node
+
+async def adopt_settings(options: JoinOptions, paths: Paths) -> str:
+    """Add what the cluster tells its nodes to the agent's configuration; what it told, in words. CommandError.
+
+    It is asked with the node's new certificate, so that a token alone lets nobody read anything.
+    """
+    settings = configure.read(paths.agent_config)
+    try:
+        async with as_node(options, paths) as client:
+            told = await cluster_settings(client)
+        missing = clusterconfig.adopt(settings, told)
+    except ApiError as error:
+        raise CommandError(f"the cluster's settings cannot be read: {error}",
+                           f"they are the ConfigMap {clusterconfig.NAMESPACE}/{clusterconfig.NAME}") from error
+    except clusterconfig.Contradiction as error:
+        raise CommandError(str(error), f"all nodes need the same: leave it away here (option, {paths.agent_config}) or "
+                           "change it in /etc/sampan/master.yaml and on every node") from error
+    if missing:
+        _write(settings | missing, paths)
+    return ", ".join(f"{key} {told[key]}" for key in clusterconfig.FOR_NODES if key in told)
+
 
 @asynccontextmanager
 async def as_node(options: JoinOptions, paths: Paths) -> AsyncIterator[HttpClient]:

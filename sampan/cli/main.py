@@ -14,6 +14,7 @@ from sampan.api.errors import ApiError
 from sampan.cli import hosts, lab
 from sampan.cli.paths import Paths
 from sampan.cli.progress import CommandError, Progress
+from sampan.clusterconfig import BACKENDS
 from sampan.pki.ca import CertificateError
 
 EPILOG = """\
@@ -55,6 +56,8 @@ def _up_parser(up: argparse.ArgumentParser) -> None:
     up.add_argument("--secure-port", type=int, default=6443, help="the API's HTTPS port (default: %(default)s)")
     up.add_argument("--node-port", type=int, default=6444, help="the port for agents (default: %(default)s)")
     up.add_argument("--pod-cidr", default="10.244.0.0/16", help="the pods' addresses (default: %(default)s)")
+    up.add_argument("--network-backend", default=BACKENDS[0], choices=BACKENDS,
+                    help="how nodes reach one another's pods (default: %(default)s)")
     up.add_argument("--service-cidr", default="10.96.0.0/12", help="the Services' addresses (default: %(default)s)")
     up.add_argument("--cgroup-root", default="", help="the cgroup under which pods run (default: the root)")
     up.add_argument("--progress-only", action="store_true", help="do not say at the end how to go on")

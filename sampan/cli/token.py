@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
+from sampan import clusterconfig
 from sampan.api.errors import ApiError
-from sampan.api.resources import SECRETS
+from sampan.api.resources import CONFIGMAPS, SECRETS
 from sampan.api.times import Time
 from sampan.api.types.core_v1 import Secret
-from sampan.cli import configure
-from sampan.cli.paths import Paths
 from sampan.cli.progress import CommandError
 from sampan.client import kubeconfig
 from sampan.client.protocol import Client
@@ -23,7 +21,6 @@ from sampan.pki import ca
 from sampan.pki.tokens import NAMESPACE, SECRET_TYPE, BootstrapToken, secret_name
 
 FIELD_SELECTOR = f"type={SECRET_TYPE}"
-POD_CIDR = "10.244.0.0/16"
 NODE_PORT = 6444
 _UNITS = {"h": "hours", "m": "minutes", "s": "seconds"}
 
@@ -128,29 +125,27 @@ def render(secrets: Sequence[Secret], now: datetime, output: str = "text") -> st
                      for row in table)
 
 
-def join_command(token: BootstrapToken, connection: kubeconfig.Connection, paths: Paths) -> str:
-    """The line that makes another host a node of this cluster.
+async def join_command(client: Client, token: BootstrapToken, connection: kubeconfig.Connection) -> str:
+    """The line that makes another host a node of this cluster; CommandError.
 
-    It carries what differs from the defaults, which the master's configuration file knows where it is on this host.
+    Whatever is needed to reach the master stands in it. The host learns the rest from the cluster, once it is a node.
     """
     if connection.ca is None:
         raise CommandError("the kubeconfig names no certificate authority", "take the one of sampan kubeconfig")
     words = ["sampan", "join", connection.server, "--token", str(token), "--ca-hash",
              ca.public_key_hash(connection.ca)]
-    return shlex.join(words + extras(paths.master_config, connection.server))
+    port = (await cluster_settings(client)).get(clusterconfig.NODE_PORT, "")
+    if port.isdigit() and int(port) not in (0, NODE_PORT):
+        host = connection.server.partition("://")[2].rsplit(":", 1)[0]
+        words += ["--node-server", f"{host}:{port}"]
+    return shlex.join(words)
 
 
-def extras(master_config: Path, server: str) -> list[str]:
-    """Options of `sampan join` that a master with other than default settings makes necessary."""
+async def cluster_settings(client: Client) -> Mapping[str, str]:
+    """What the cluster tells its nodes (`sampan.clusterconfig`); nothing where it has nothing to tell. ApiError."""
     try:
-        master = configure.read(master_config)
-    except OSError:
-        return []
-    result = []
-    port = int(master.get("node-port-grpc") or NODE_PORT)
-    if port != NODE_PORT:
-        host = server.partition("://")[2].rsplit(":", 1)[0]
-        result += ["--node-server", f"{host}:{port}"]
-    if (cidr := str(master.get("pod-cidr") or POD_CIDR)) != POD_CIDR:
-        result += ["--pod-cidr", cidr]
-    return result
+        return (await client.get(CONFIGMAPS, clusterconfig.NAME, clusterconfig.NAMESPACE)).data
+    except ApiError as error:
+        if error.is_not_found:
+            return {}
+        raise

@@ -19,6 +19,7 @@ from sampan.cli import configure, objects, preflight
 from sampan.cli.paths import Paths, program
 from sampan.cli.progress import CommandError, Progress
 from sampan.cli.units import Name, Units
+from sampan.clusterconfig import BACKENDS
 from sampan.pki import ca, kubeconfig
 from sampan.pki.files import write_atomically
 from sampan.pki.tokens import NAMESPACE, BootstrapToken, secret_name
@@ -41,6 +42,7 @@ class UpOptions:
     pod_cidr: str = "10.244.0.0/16"
     service_cidr: str = "10.96.0.0/12"
     cgroup_root: str = ""
+    network_backend: str = BACKENDS[0]
 
 
 async def up(options: UpOptions, paths: Paths, units: Units, progress: Progress) -> None:
@@ -94,13 +96,14 @@ def write_configuration(options: UpOptions, paths: Paths) -> bool:
     master = {
         "data-dir": str(paths.data / "master"), "pki-dir": str(paths.pki), "advertise-address": address,
         "secure-port": options.secure_port, "node-port-grpc": options.node_port,
-        "pod-cidr": options.pod_cidr, "service-cidr": options.service_cidr,
+        "pod-cidr": options.pod_cidr, "service-cidr": options.service_cidr, "network-backend": options.network_backend,
     }
     agent = {
         "node-name": name, "node-ip": address, "server": f"https://{address}:{options.secure_port}",
         "node-server": f"{address}:{options.node_port}", "docker-host": options.docker_host,
         "root-dir": str(paths.data / "agent"), "run-dir": str(paths.run), "cert-dir": str(paths.data / "agent/pki"),
         "bootstrap-token-file": str(paths.bootstrap_token), "pod-cidr": options.pod_cidr,
+        "network-backend": options.network_backend,
     }
     if options.cgroup_root:
         agent["cgroup-root"] = options.cgroup_root

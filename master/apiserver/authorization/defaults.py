@@ -1,13 +1,16 @@
 """The roles and bindings that every cluster has from its first moment, as upstream 1.32 gives them.
 
 Source: the "Default roles and role bindings" part of the RBAC reference. Roles of upstream's own controllers are left
-out: ours work inside the API server's process and need none.
+out: ours work inside the API server's process and need none. `sampan:nodes-config` is ours (kubeadm's:
+`kubeadm:nodes-kubeadm-config`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
+
+from sampan import clusterconfig
 
 Tree = dict[str, Any]
 
@@ -237,8 +240,10 @@ def roles() -> list[Tree]:
     """Roles; their metadata says where."""
     reader = _role("extension-apiserver-authentication-reader",
                    _rule(_READ, "", "configmaps", "extension-apiserver-authentication"))
-    reader["metadata"]["namespace"] = "kube-system"
-    return [reader]
+    nodes = _role("sampan:nodes-config", _rule("get", "", "configmaps", clusterconfig.NAME))
+    for role in (reader, nodes):
+        role["metadata"]["namespace"] = "kube-system"
+    return [reader, nodes]
 
 
 def role_bindings() -> list[Tree]:
@@ -246,5 +251,7 @@ def role_bindings() -> list[Tree]:
     reader = _binding("extension-apiserver-authentication-reader", ("User", "system:kube-controller-manager"),
                       ("User", "system:kube-scheduler"), name="system::extension-apiserver-authentication-reader",
                       kind="Role")
-    reader["metadata"]["namespace"] = "kube-system"
-    return [reader]
+    nodes = _binding("sampan:nodes-config", ("Group", "system:nodes"), kind="Role")
+    for binding in (reader, nodes):
+        binding["metadata"]["namespace"] = "kube-system"
+    return [reader, nodes]

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.support.cluster import NODE_IP, ClusterHandle
 from tests.support.engine import IMAGE
@@ -130,6 +131,26 @@ def test_a_name_that_a_living_node_has(host: JoiningHost, line: str) -> None:
     assert "change the name of this new joining Node" in said
 
 
+@pytest.mark.parametrize(("option", "value", "text"), [
+    ("--network-backend", "host-gw", "network-backend: host-gw on this host, vxlan in the cluster"),
+    ("--pod-cidr", "10.9.0.0/16", "pod-cidr: 10.9.0.0/16 on this host, 10.244.0.0/16 in the cluster"),
+])
+def test_settings_that_contradict_the_cluster_s(host: JoiningHost, line: str, option: str, value: str,
+                                                text: str) -> None:
+    assert text in refused(host, *host.join_arguments(line, "--node-name", "n2", option, value))
+
+
+def test_an_old_configuration_that_contradicts_the_cluster_s(host: JoiningHost, line: str) -> None:
+    place = host.directory / "config" / "agent.yaml"
+    place.write_text("network-backend: host-gw\n")
+    done = host.sampan(*host.join_arguments(line, "--node-name", "n2"), check=False, timeout=90)
+    assert done.returncode == 1
+    assert "error: network-backend: host-gw on this host, vxlan in the cluster" in done.stderr
+    assert str(place) in done.stderr
+    assert place.read_text() == "network-backend: host-gw\n"
+    place.unlink()
+
+
 def test_it_joins_and_runs_pods(cluster: ClusterHandle, host: JoiningHost, line: str) -> None:
     done = host.sampan(*host.join_arguments(line, "--node-name", "n2"), timeout=200)
     assert "Node n2 … is Ready" in done.stdout
@@ -137,6 +158,9 @@ def test_it_joins_and_runs_pods(cluster: ClusterHandle, host: JoiningHost, line:
     node = kubectl.json("get", "node", "n2")
     assert {"type": "InternalIP", "address": host_address(host)} in node["status"]["addresses"]
     assert not (host.directory / "config" / "bootstrap-token").exists()
+    assert "The cluster's settings … pod-cidr 10.244.0.0/16, network-backend vxlan" in done.stdout
+    written = yaml.safe_load((host.directory / "config" / "agent.yaml").read_text())
+    assert (written["pod-cidr"], written["network-backend"]) == ("10.244.0.0/16", "vxlan")
     kubectl("run", "far", f"--image={IMAGE}", "--image-pull-policy=Never",
             '--overrides={"spec": {"nodeName": "n2", "terminationGracePeriodSeconds": 0}}', "--command", "--",
             "sleep", "600")
@@ -185,6 +209,8 @@ def test_its_certificate_is_listed(cluster: ClusterHandle, host: JoiningHost) ->
     ("GET", "/api/v1/secrets", 403),
     ("GET", "/api/v1/namespaces/kube-system/secrets/bootstrap-token-abcdef", 403),
     ("GET", "/api/v1/namespaces/kube-system/configmaps/node-identities", 403),
+    ("GET", "/api/v1/namespaces/kube-system/configmaps/sampan-config", 200),
+    ("PUT", "/api/v1/namespaces/kube-system/configmaps/sampan-config", 403),
     ("DELETE", "/api/v1/namespaces/default", 403),
     ("POST", "/apis/apps/v1/namespaces/default/deployments", 403),
 ])

@@ -96,6 +96,8 @@ def test_configuration_is_written_once_and_then_the_users(tmp_path: Path) -> Non
     agent = yaml.safe_load(place.agent_config.read_text())
     assert (agent["node-name"], agent["server"]) == ("n1", "https://192.0.2.7:6443")
     assert stat.S_IMODE(place.agent_config.stat().st_mode) == 0o600
+    for written in (place.master_config, place.agent_config):
+        assert yaml.safe_load(written.read_text())["network-backend"] == "vxlan"
     place.agent_config.write_text("mine")
     assert not write_configuration(UpOptions(), place)
     assert place.agent_config.read_text() == "mine"

@@ -14,8 +14,13 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sampan.api.resources import SECRETS
-from sampan.api.types.core_v1 import Secret
+from agent import config as agent_settings
+from master import config as master_settings
+from netplugin import overlay
+from sampan import clusterconfig
+from sampan.api.resources import CONFIGMAPS, SECRETS
+from sampan.api.types.core_v1 import ConfigMap, Secret
+from sampan.api.types.meta_v1 import ObjectMeta
 from sampan.cli import certs, engine, join, preflight, reset, token
 from sampan.cli import main as command
 from sampan.cli.join import JoinOptions
@@ -145,21 +150,21 @@ def test_options_that_cannot_be_meant(options: JoinOptions, text: str) -> None:
         join.check(options)
 
 
-def test_a_printed_join_line_is_understood(tmp_path: Path) -> None:
-    """Whatever differs from the defaults on the master arrives on the node."""
-    place = paths(tmp_path)
+async def test_a_printed_join_line_is_understood() -> None:
+    """Whatever is needed to reach the master arrives on the node, wherever the line was printed."""
+    client = FakeClient(FakeClock(NOW))
     _, authority = ca.Authority.create("c")
     server = Connection("https://192.0.2.1:7443", authority.certificate)
-    place.config.mkdir()
-    place.master_config.write_text(yaml.safe_dump({"node-port-grpc": 7444, "pod-cidr": "10.9.0.0/16"}))
-    line = token.join_command(TOKEN, server, place)
+    assert "--node-server" not in await token.join_command(client, TOKEN, server)
+    await client.create(CONFIGMAPS, ConfigMap(
+        metadata=ObjectMeta(name=clusterconfig.NAME, namespace=clusterconfig.NAMESPACE), data={
+            clusterconfig.NODE_PORT: "7444"}))
+    line = await token.join_command(client, TOKEN, server)
     arguments = command.parser().parse_args(line.split()[1:])
     options = join.check(JoinOptions(**{name: getattr(arguments, name) for name in JoinOptions.__slots__}))
     assert (options.server, options.token, options.ca_hash) == (
         "https://192.0.2.1:7443", str(TOKEN), ca.public_key_hash(authority.certificate))
-    assert (options.lines, options.pod_cidr) == (("192.0.2.1", 7444), "10.9.0.0/16")
-    place.master_config.unlink()
-    assert "--node-server" not in token.join_command(TOKEN, server, place)
+    assert options.lines == ("192.0.2.1", 7444)
 
 
 # The configuration
@@ -173,7 +178,40 @@ def test_the_agent_s_configuration_keeps_what_is_the_user_s(tmp_path: Path) -> N
     assert (written["max-pods"], written["server"], written["node-name"], written["node-ip"]) == (
         7, "https://m:6443", "n2", "192.0.2.2")
     assert written["node-server"] == "m:6444"
+    assert not {"pod-cidr", "network-backend", "cgroup-root"} & set(written), "the cluster tells them"
     assert place.agent_config.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(("own", "learned"), [
+    ({}, {"pod-cidr": "10.9.0.0/16", "network-backend": "host-gw"}),
+    ({"network-backend": "host-gw", "max-pods": 7}, {"pod-cidr": "10.9.0.0/16"}),
+    ({"pod-cidr": "10.9.0.0/16", "network-backend": "host-gw"}, {}),
+])
+def test_the_cluster_s_settings_are_adopted(own: dict[str, object], learned: dict[str, str]) -> None:
+    told = {"pod-cidr": "10.9.0.0/16", "network-backend": "host-gw", "node-port-grpc": "6444"}
+    assert clusterconfig.adopt(own, told) == learned
+
+
+@pytest.mark.parametrize(("own", "text"), [
+    ({"pod-cidr": "10.8.0.0/16"}, "pod-cidr: 10.8.0.0/16 on this host, 10.9.0.0/16 in the cluster"),
+    ({"network-backend": "host-gw"}, "network-backend: host-gw on this host, vxlan in the cluster"),
+])
+def test_settings_that_contradict_the_cluster_s_are_refused(own: dict[str, object], text: str) -> None:
+    with pytest.raises(clusterconfig.Contradiction, match=f"^{text}$"):
+        clusterconfig.adopt(own, {"pod-cidr": "10.9.0.0/16", "network-backend": "vxlan"})
+
+
+def test_a_cluster_that_tells_nothing_is_not_contradicted() -> None:
+    assert clusterconfig.adopt({"pod-cidr": "10.8.0.0/16"}, {}) == {}
+
+
+def test_master_and_agent_know_the_same_backends() -> None:
+    """The walls keep the master from asking netplugin, and no setting of the agent's may be told that it lacks."""
+    assert clusterconfig.BACKENDS == overlay.BACKENDS
+    told = master_settings.load([], {}).for_nodes()
+    assert set(clusterconfig.FOR_NODES) < set(told)
+    agent = agent_settings.load(["--server=m", *(f"--{key}={told[key]}" for key in clusterconfig.FOR_NODES)], {})
+    assert (agent.pod_cidr, agent.network_backend) == ("10.244.0.0/16", "vxlan")
 
 
 @pytest.mark.parametrize("ran", [True, False])
