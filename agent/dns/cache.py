@@ -1,4 +1,4 @@
-"""What upstream servers said, for as long as it holds; as bytes, which take a tenth of the memory of objects."""
+"""What upstream servers said, for as long as it holds."""
 
 from __future__ import annotations
 
@@ -7,33 +7,35 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 K = TypeVar("K")
+V = TypeVar("V")
 
 OVERHEAD = 400
-"""Bytes that an entry takes beside its value, about."""
+"""Bytes that an entry and its key take beside the value, about."""
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """A value, when it came and when it ends (monotonic seconds)."""
+class Entry(Generic[V]):
+    """A value, its size in bytes, when it came and when it ends (monotonic seconds)."""
 
-    value: bytes
+    value: V
+    size: int
     since: float
     until: float
 
 
-class Cache(Generic[K]):
+class Cache(Generic[K, V]):
     """Bounded by bytes; what was not asked for the longest goes first."""
 
     def __init__(self, limit: int) -> None:
         """`limit` in bytes."""
         self._limit = limit
         self._size = 0
-        self._entries: OrderedDict[K, Entry] = OrderedDict()
+        self._entries: OrderedDict[K, Entry[V]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def get(self, key: K, now: float) -> Entry | None:
+    def get(self, key: K, now: float) -> Entry[V] | None:
         """What is known and still holds."""
         entry = self._entries.get(key)
         if entry is None:
@@ -44,13 +46,14 @@ class Cache(Generic[K]):
         self._entries.move_to_end(key)
         return entry
 
-    def put(self, key: K, value: bytes, now: float, lifetime: float) -> None:
-        """Keep a value for so many seconds."""
+    def put(self, key: K, value: V, size: int, now: float, lifetime: float) -> None:
+        """Keep a value of so many bytes for so many seconds."""
         self._remove(key)
-        if lifetime <= 0 or _cost(value) > self._limit:
+        size += OVERHEAD
+        if lifetime <= 0 or size > self._limit:
             return
-        self._entries[key] = Entry(value, now, now + lifetime)
-        self._size += _cost(value)
+        self._entries[key] = Entry(value, size, now, now + lifetime)
+        self._size += size
         while self._size > self._limit:
             self._remove(next(iter(self._entries)))
 
@@ -62,8 +65,4 @@ class Cache(Generic[K]):
     def _remove(self, key: K) -> None:
         entry = self._entries.pop(key, None)
         if entry is not None:
-            self._size -= _cost(entry.value)
-
-
-def _cost(value: bytes) -> int:
-    return len(value) + OVERHEAD
+            self._size -= entry.size

@@ -7,15 +7,15 @@ import logging
 import secrets
 from collections.abc import Callable, Sequence
 
-import dns.exception
 import dns.flags
 import dns.message
 import dns.rcode
 import dns.rdatatype
 
 from agent.dns.cache import Cache
-from agent.dns.messages import FAILURE, NotAnAnswer, Question, Reply, aged, make_query
-from agent.dns.upstream import Exchange, Server
+from agent.dns.messages import FAILURE, Question, Reply, make_query
+from agent.dns.upstream import Exchange, NotAnAnswer, Server, reply_of
+from agent.dns.wire import RR
 from sampan.loop.clock import Clock
 
 PATIENCE = 1.5
@@ -30,6 +30,8 @@ LONGEST = 300.0
 """Seconds for which an answer is kept at most, whatever it says itself: changes should reach pods."""
 LONGEST_NEGATIVE = 30.0
 CACHE_BYTES = 1024 * 1024
+RECORD_OVERHEAD = 200
+"""Bytes of memory that a record takes beside its name and its data."""
 MOST_AT_ONCE = 256
 """Questions under way at a time; beyond, clients are told of a failure and try again."""
 ANSWERS = (dns.rcode.NOERROR, dns.rcode.NXDOMAIN)
@@ -49,7 +51,7 @@ class Forwarder:
         self._exchange = exchange
         self._clock = clock
         self._number = number
-        self._cache: Cache[Question] = Cache(CACHE_BYTES)
+        self._cache: Cache[Question, Reply] = Cache(CACHE_BYTES)
         self._asking: dict[Question, asyncio.Future[Reply]] = {}
         self._failed: dict[Server, float] = {}
 
@@ -59,8 +61,9 @@ class Forwarder:
         entry = self._cache.get(question, now)
         if entry is None:
             return None
-        message = dns.message.from_wire(entry.value)
-        return _reply(message, lifetime=entry.until - now, age=int(now - entry.since))
+        known, age = entry.value, int(now - entry.since)
+        return known._replace(answer=_aged(known.answer, age), authority=_aged(known.authority, age),
+                              additional=_aged(known.additional, age), lifetime=entry.until - now)
 
     async def resolve(self, question: Question) -> Reply:
         """The answer, or a server failure; never raises."""
@@ -88,13 +91,14 @@ class Forwarder:
             async with asyncio.timeout(DEADLINE):
                 message = await self._ask_around(question)
         except TimeoutError:
-            log.debug("no upstream server answered %s %s in time", question.name, question.type)
+            log.debug("no upstream server answered %s in time", question)
         if message is None or message.rcode() > dns.rcode.NOTZONE:
             return FAILURE
         lifetime = lifetime_of(message)
+        reply = reply_of(message, lifetime)
         if lifetime > 0:
-            self._cache.put(question, message.to_wire(max_size=65535), self._clock.monotonic(), lifetime)
-        return _reply(message, lifetime=lifetime)
+            self._cache.put(question, reply, _bytes(reply), self._clock.monotonic(), lifetime)
+        return reply
 
     async def _ask_around(self, question: Question) -> dns.message.Message | None:
         """The first answer. What a server says that it cannot do is only passed on if all say so."""
@@ -154,7 +158,12 @@ def lifetime_of(message: dns.message.Message) -> float:
     return min(shortest, *limits, LONGEST_NEGATIVE) if limits else 0.0
 
 
-def _reply(message: dns.message.Message, *, lifetime: float, age: int = 0) -> Reply:
-    return Reply(message.rcode(), aged(message.answer, age), aged(message.authority, age),
-                 aged(message.additional, age), authenticated=bool(message.flags & dns.flags.AD),
-                 truncated=bool(message.flags & dns.flags.TC), lifetime=lifetime)
+def _aged(records: Sequence[RR], seconds: int) -> Sequence[RR]:
+    """Copies whose time to live is that much shorter."""
+    return [RR(name, kind, max(0, ttl - seconds), data) for name, kind, ttl, data in records]
+
+
+def _bytes(reply: Reply) -> int:
+    """What an answer takes in memory, about."""
+    records = (*reply.answer, *reply.authority, *reply.additional)
+    return sum(RECORD_OVERHEAD + len(record.name) + len(record.data) for record in records)

@@ -32,6 +32,8 @@ class Index:
         self._namespaces: Counter[str] = Counter()
         self._pod_networks: dict[str, tuple[IPv4Network | IPv6Network, ...]] = {}
         self.changed: Callable[[], None] = lambda: None
+        self.domain = cluster_domain(self.service(*DNS_SERVICE))
+        """The cluster's, in lower case and without the dot at its end."""
         view.subscribe(resources.SERVICES, self._service)
         view.subscribe(resources.ENDPOINTSLICES, self._slice)
         view.subscribe(resources.NODES, self._node)
@@ -41,11 +43,6 @@ class Index:
             self._slice(None, item)
         for node in view.list(resources.NODES):
             self._node(None, node)
-
-    @property
-    def domain(self) -> str:
-        """The cluster's domain, in lower case and without the dot at its end."""
-        return cluster_domain(self.service(*DNS_SERVICE))
 
     def service(self, namespace: str, name: str) -> Service | None:
         """A Service by its names."""
@@ -81,6 +78,8 @@ class Index:
                 del self._namespaces[key[0]]
             for address in cluster_ips(service):
                 self._hold(address, key, step)
+            if key == DNS_SERVICE:
+                self.domain = cluster_domain(new)
         self.changed()
 
     def _slice(self, old: EndpointSlice | None, new: EndpointSlice | None) -> None:

@@ -1,79 +1,88 @@
-"""DNS messages on the wire (RFC 1035, EDNS: RFC 6891), through dnspython; nothing here raises for what clients send."""
+"""Clients' messages and the answers to them (RFC 1035, EDNS: RFC 6891); nothing here raises for what clients send.
+
+Written by hand, since a library that knows all of DNS takes ten times as long for these few things. What upstream
+servers say is read by dnspython (`agent.dns.upstream`).
+"""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from typing import NamedTuple
 
-import dns.edns
-import dns.exception
-import dns.flags
-import dns.message
-import dns.name
-import dns.opcode
-import dns.rcode
-import dns.rdataclass
-import dns.rdatatype
-import dns.rrset
-from dns.rrset import RRset
+from agent.dns.wire import ANY, INTERNET, OPT, RR, TYPES, after_name, labels_of, name_at, put_name, put_record, rrsets
 
-from agent.dns.zone import Record
-
-HEADER = struct.Struct("!HHHHHH")
+QR, AA, TC, RD, RA, AD, CD = 0x8000, 0x0400, 0x0200, 0x0100, 0x0080, 0x0020, 0x0010
+"""A message's flags: it is an answer, by authority, truncated; recursion is wanted, is to be had; what is said is
+authenticated; it need not be checked."""
+NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED, BADVERS = 0, 1, 2, 3, 4, 5, 16
+DO = 0x8000
+"""The flag of EDNS: signatures are wanted."""
 SMALLEST_UDP = 512
 UDP_PAYLOAD = 1232
 """Bytes that we send and take over UDP where the client can: nothing of that size is cut into fragments."""
 TCP_LIMIT = 65535
 FOREVER = float("inf")
 
+_HEADER = struct.Struct("!HHHHHH")
+_QUESTION = struct.Struct("!HH")  # behind the name: type, class
+_RECORD = struct.Struct("!HHIH")  # behind the name: type, class, time to live, length of the data
+_OPT = struct.Struct("!BHHIH")  # the name of the root, type, payload, (rcode's upper part, version, flags), length
+_META = range(128, 256)
+"""Types that are no records' but ways to ask (RFC 6895); ANY is the one that we know."""
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What is asked; equal whatever the case of the letters is. `dnssec`: with signatures. `unchecked`: the CD bit."""
 
-    name: dns.name.Name
+class Question(NamedTuple):
+    """What is asked: `name` in lower case. `dnssec`: with signatures. `unchecked`: the CD bit."""
+
+    name: bytes
     kind: int
     dnssec: bool = False
     unchecked: bool = False
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The name's labels in lower case, without the root."""
-        return tuple(label.decode("latin-1").lower() for label in self.name.labels if label)
+        """The name's labels, without the root."""
+        return labels_of(self.name)
 
     @property
     def type(self) -> str:
-        """The record type as text."""
-        return dns.rdatatype.to_text(dns.rdatatype.RdataType.make(self.kind))
+        """The record type as text, of those that the cluster's names have."""
+        return TYPES.get(self.kind, f"TYPE{self.kind}")
+
+    def __str__(self) -> str:
+        return f"{'.'.join(self.labels)} {self.type}"
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
-    """A client's message that can be answered. `size`: how many bytes the answer may have."""
+class Query(NamedTuple):
+    """A client's message that can be answered."""
 
-    message: dns.message.Message
+    number: int
+    flags: int
+    section: bytes
+    """The question as it came: clients want their own letters back."""
     question: Question
+    edns: bool
     size: int
+    """How many bytes the answer may have."""
     plain: bool
     """Without EDNS options: others that ask the same send the same bytes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """What to answer. It may be given again for `lifetime` seconds, or, FOREVER, until the cluster changes."""
 
-    rcode: int = dns.rcode.NOERROR
-    answer: Sequence[RRset] = ()
-    authority: Sequence[RRset] = ()
-    additional: Sequence[RRset] = ()
+    rcode: int = NOERROR
+    answer: Sequence[RR] = ()
+    authority: Sequence[RR] = ()
+    additional: Sequence[RR] = ()
     authoritative: bool = False
     authenticated: bool = False
     truncated: bool = False
-    lifetime: float = field(default=0.0)
+    lifetime: float = 0.0
 
 
-FAILURE = Reply(dns.rcode.SERVFAIL)
+FAILURE = Reply(SERVFAIL)
 
 
 class Refused(Exception):
@@ -84,116 +93,120 @@ class Refused(Exception):
         self.reply = reply
 
 
-class NotAnAnswer(Exception):
-    """What came from an upstream server is no answer to what it was asked."""
+class _Edns(NamedTuple):
+    payload: int
+    version: int
+    dnssec: bool
+    options: bool
 
 
 def read_query(data: bytes, *, stream: bool) -> Query:
-    """Read what a client sent; Refused."""
-    if len(data) < HEADER.size:
+    """Read what a client sent; Refused. Bytes behind the last record do no harm."""
+    if len(data) < _HEADER.size:
         raise Refused(b"")
-    _, flags, questions, *_ = HEADER.unpack_from(data)
-    if flags & dns.flags.QR:
+    number, flags, questions, answers, authorities, additionals = _HEADER.unpack_from(data)
+    if flags & QR:
         raise Refused(b"")  # an answer; to answer it might go on for ever
-    if flags >> 11 & 0xF != dns.opcode.QUERY:
-        raise Refused(_bare(data, dns.rcode.NOTIMP))
+    if flags & 0x7800:
+        raise Refused(bare(data, NOTIMP))  # another operation than a query
     if questions != 1:
-        raise Refused(_bare(data, dns.rcode.FORMERR))  # RFC 9619
+        raise Refused(bare(data, FORMERR))  # RFC 9619
     try:
-        message = dns.message.from_wire(data, ignore_trailing=True)
-        asked = message.question[0]
-    except Exception as error:  # the library's own errors, and whatever else a stranger's bytes bring about in it
-        raise Refused(_bare(data, dns.rcode.FORMERR)) from error
+        name = name_at(data, _HEADER.size)
+        end = _HEADER.size + len(name) + _QUESTION.size
+        kind, asked_class = _QUESTION.unpack_from(data, end - _QUESTION.size)
+        edns = _read_edns(data, end, answers + authorities, additionals)
+    except (ValueError, IndexError, struct.error) as error:
+        raise Refused(bare(data, FORMERR)) from error
     size = TCP_LIMIT if stream else (
-        min(UDP_PAYLOAD, max(SMALLEST_UDP, message.payload)) if message.edns >= 0 else SMALLEST_UDP)
-    dnssec = message.edns >= 0 and bool(message.ednsflags & dns.flags.DO)
-    question = Question(asked.name, int(asked.rdtype), dnssec, bool(message.flags & dns.flags.CD))
-    query = Query(message, question, size, not (message.options or message.had_tsig))
-    if message.edns > 0:
-        raise Refused(write(query, Reply(dns.rcode.BADVERS)))
-    if asked.rdclass != dns.rdataclass.IN or message.opcode() != dns.opcode.QUERY:
-        raise Refused(write(query, Reply(dns.rcode.REFUSED)))
-    if dns.rdatatype.is_metatype(asked.rdtype) and asked.rdtype != dns.rdatatype.ANY:
-        raise Refused(write(query, Reply(dns.rcode.NOTIMP)))  # zone transfers and the like
+        min(UDP_PAYLOAD, max(SMALLEST_UDP, edns.payload)) if edns else SMALLEST_UDP)
+    question = Question(name.lower(), kind, edns is not None and edns.dnssec, bool(flags & CD))
+    query = Query(number, flags, data[_HEADER.size:end], question, edns is not None, size,
+                  edns is None or not edns.options)
+    if edns and edns.version:
+        raise Refused(write(query, Reply(BADVERS)))
+    if asked_class != INTERNET:
+        raise Refused(write(query, Reply(REFUSED)))
+    if kind == OPT or (kind in _META and kind != ANY):
+        raise Refused(write(query, Reply(NOTIMP)))  # zone transfers and the like
     return query
+
+
+def _read_edns(data: bytes, at: int, others: int, additionals: int) -> _Edns | None:
+    """What the OPT record says, if there is one; other records are passed over. ValueError, IndexError, struct.error"""
+    edns = None
+    for number in range(others + additionals):
+        start, at = at, after_name(data, at)
+        kind, payload, extended, length = _RECORD.unpack_from(data, at)
+        at += _RECORD.size + length
+        if at > len(data):
+            raise ValueError("a record that ends behind the message")
+        if kind == OPT:
+            if edns is not None or number < others or data[start]:
+                raise ValueError("an OPT record too much, or where none may be")
+            edns = _Edns(payload, extended >> 16 & 0xFF, bool(extended & DO), length > 0)
+    return edns
 
 
 def write(query: Query, reply: Reply, begin: float = 0.0) -> bytes:
     """The answer's bytes; what does not fit is left out, and the client told to ask again over TCP.
 
     Of several records of one name those come first that are at `begin`, a share of one: many clients take the first.
+    Those that fit are there, for clients that know no TCP (musl before 1.2.4).
     """
-    message = dns.message.make_response(query.message, recursion_available=True, our_payload=UDP_PAYLOAD)
-    message.set_rcode(dns.rcode.Rcode.make(reply.rcode))
-    message.answer = [_turned(rrset, begin) for rrset in reply.answer]
-    message.authority, message.additional = list(reply.authority), list(reply.additional)
-    asked_for_proof = query.question.dnssec or bool(query.message.flags & dns.flags.AD)
-    for flag, wanted in ((dns.flags.AA, reply.authoritative), (dns.flags.TC, reply.truncated),
-                         (dns.flags.AD, reply.authenticated and asked_for_proof),
-                         (dns.flags.CD, query.question.unchecked)):
-        message.flags |= flag if wanted else 0
-    try:
-        return message.to_wire(max_size=query.size, want_shuffle=False)
-    except dns.exception.TooBig:
-        # Record by record, so that clients without TCP (musl before 1.2.4) have those that fit.
-        message.answer = [single for rrset in message.answer for single in _singles(rrset)]
-        return message.to_wire(max_size=query.size, prefer_truncation=True, want_shuffle=False)
+    flags = QR | RA | query.flags & (RD | CD) | reply.rcode & 0xF
+    if reply.authoritative:
+        flags |= AA
+    if reply.authenticated and (query.question.dnssec or query.flags & AD):
+        flags |= AD
+    if reply.truncated:
+        flags |= TC
+    out = bytearray(_HEADER.size)
+    known: dict[bytes, int] = {}
+    put_name(out, query.section[:-_QUESTION.size], known)
+    out += query.section[-_QUESTION.size:]
+    counts = [0, 0, 0]
+    if not _fill(out, (_turned(reply.answer, begin), reply.authority, reply.additional), known, counts,
+                 query.size - (_OPT.size if query.edns else 0)):
+        flags |= TC
+    if query.edns:
+        out += _OPT.pack(0, OPT, UDP_PAYLOAD, reply.rcode >> 4 << 24 | (DO if query.question.dnssec else 0), 0)
+    _HEADER.pack_into(out, 0, query.number, flags, 1, counts[0], counts[1], counts[2] + query.edns)
+    return bytes(out)
+
+
+def _fill(out: bytearray, sections: Sequence[Sequence[RR]], known: dict[bytes, int], counts: list[int],
+          limit: int) -> bool:
+    """Write the records as long as they fit; whether all did that the client needs (RFC 2181, 9)."""
+    for number, records in enumerate(sections):
+        for record in records:
+            end = len(out)
+            put_record(out, record, known)
+            if len(out) > limit:
+                del out[end:]
+                return number == 2  # the additional ones
+            counts[number] += 1
+    return True
+
+
+def _turned(records: Sequence[RR], begin: float) -> Sequence[RR]:
+    if not begin or len(records) < 2:
+        return records
+    turned: list[RR] = []
+    for rrset in rrsets(records):
+        first = int(begin * len(rrset))
+        turned += rrset[first:] + rrset[:first]
+    return turned
+
+
+def bare(data: bytes, rcode: int) -> bytes:
+    """A header without anything else: all that can be said to a message that could not be read."""
+    number, flags, *_ = _HEADER.unpack_from(data)
+    return _HEADER.pack(number, QR | RA | flags & (0x7800 | RD) | rcode, 0, 0, 0, 0)
 
 
 def make_query(question: Question, number: int, *, edns: bool = True) -> bytes:
     """The message to ask an upstream server with."""
-    flags = dns.flags.RD | dns.flags.AD | (dns.flags.CD if question.unchecked else 0)
-    message = dns.message.make_query(question.name, dns.rdatatype.RdataType.make(question.kind), flags=flags, id=number)
-    if edns:
-        message.use_edns(0, dns.flags.DO if question.dnssec else 0, UDP_PAYLOAD)
-    return message.to_wire()
-
-
-def read_answer(data: bytes, question: Question, number: int) -> dns.message.Message:
-    """An upstream server's answer to that query; NotAnAnswer for anything else."""
-    try:
-        message = dns.message.from_wire(data, ignore_trailing=True)
-    except Exception as error:  # as above
-        raise NotAnAnswer("it cannot be read") from error
-    if message.id != number or not message.flags & dns.flags.QR:
-        raise NotAnAnswer("it answers something else")
-    if message.question:
-        asked = message.question[0]
-        if (asked.name, int(asked.rdtype), asked.rdclass) != (question.name, question.kind, dns.rdataclass.IN):
-            raise NotAnAnswer("it answers another question")
-    elif message.rcode() in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):  # complaints may come without the question
-        raise NotAnAnswer("it answers no question")
-    return message
-
-
-def rrsets(records: Iterable[Record], ttl: int) -> list[RRset]:
-    """Records as the library has them, those of one name and type together, in their order."""
-    groups: dict[tuple[str, str], list[str]] = {}
-    for record in records:
-        groups.setdefault((record.name, record.type), []).append(record.value)
-    return [dns.rrset.from_text_list(f"{name}.", ttl, "IN", kind, values) for (name, kind), values in groups.items()]
-
-
-def aged(sets: Iterable[RRset], seconds: int) -> list[RRset]:
-    """Copies whose time to live is that much shorter."""
-    return [dns.rrset.from_rdata_list(rrset.name, max(0, rrset.ttl - seconds), list(rrset)) for rrset in sets]
-
-
-def _turned(rrset: RRset, begin: float) -> RRset:
-    first = int(begin * len(rrset))
-    if not first:
-        return rrset
-    records = list(rrset)
-    return dns.rrset.from_rdata_list(rrset.name, rrset.ttl, records[first:] + records[:first])
-
-
-def _singles(rrset: RRset) -> Iterator[RRset]:
-    for rdata in rrset:
-        yield dns.rrset.from_rdata(rrset.name, rrset.ttl, rdata)
-
-
-def _bare(data: bytes, rcode: int) -> bytes:
-    """A header without anything else: all that can be said to a message that could not be read."""
-    number, flags, *_ = HEADER.unpack_from(data)
-    kept = flags & (0xF << 11 | dns.flags.RD)
-    return HEADER.pack(number, dns.flags.QR | dns.flags.RA | kept | rcode, 0, 0, 0, 0)
+    wire = _HEADER.pack(number, RD | AD | (CD if question.unchecked else 0), 1, 0, 0, int(edns))
+    wire += question.name + _QUESTION.pack(question.kind, INTERNET)
+    return wire + _OPT.pack(0, OPT, UDP_PAYLOAD, DO if question.dnssec else 0, 0) if edns else wire

@@ -6,14 +6,23 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import dns.name
-import dns.rcode
-import dns.rdatatype
-from dns.rrset import RRset
-
 from agent.dns.forward import Forwarder
 from agent.dns.index import Index
-from agent.dns.messages import FOREVER, Query, Question, Refused, Reply, read_query, rrsets, write
+from agent.dns.messages import (
+    FAILURE,
+    FOREVER,
+    NOERROR,
+    NXDOMAIN,
+    SERVFAIL,
+    Query,
+    Question,
+    Refused,
+    Reply,
+    bare,
+    read_query,
+    write,
+)
+from agent.dns.wire import RR, SOA, rrs, rrsets, to_wire
 from agent.dns.zone import TTL, Found, Record, Zone
 from sampan.loop.clock import Clock
 
@@ -63,7 +72,7 @@ class Resolver:
         self._forwarder = forwarder
         self._clock = clock
         self._serial = int(clock.now().timestamp())
-        self._soa: Sequence[RRset] | None = None
+        self._soa: Sequence[RR] | None = None
         self._encoded: dict[bytes, _Encoded] = {}
         self._size = 0
         self._turn = clock.now().microsecond / 1e6  # another one on every node
@@ -89,7 +98,7 @@ class Resolver:
         except Exception:  # no message, however strange, may stop the others' being answered
             self.counters.failures += 1
             log.exception("a DNS query could not be answered: %r", data[:600])
-            return b""
+            return bare(data, SERVFAIL)
 
     async def resolve(self, query: Query) -> bytes:
         """The answer to what `quick` could not answer. Never raises."""
@@ -99,13 +108,13 @@ class Resolver:
                 reply = await self._forwarder.resolve(query.question)
             else:
                 reply = self._with_target(found, await self._forwarder.resolve(_target(query.question, found)))
-            if reply.rcode == dns.rcode.SERVFAIL:
+            if reply.rcode == SERVFAIL:
                 self.counters.failures += 1
             return write(query, reply)
         except Exception:  # as above
             self.counters.failures += 1
             log.exception("a DNS query could not be answered: %s", query.question)
-            return b""
+            return write(query, FAILURE)
 
     # -- inside
 
@@ -131,24 +140,24 @@ class Resolver:
             if len(records) >= CHAIN:
                 return Found(tuple(records))
             found = target
-        if found is None:
-            return None
+        if found is None or not (records or found.alias):
+            return found
         return replace(found, records=(*records, *found.records), alias="")
 
     def _reply(self, found: Found, question: Question) -> Reply:
         if self._soa is None:
-            self._soa = rrsets([self._zone.authority(self._serial)], TTL)
+            self._soa = rrs([self._zone.authority(self._serial)], TTL)
         soa = self._soa
-        apex = question.kind == dns.rdatatype.SOA and question.labels == tuple(self._zone.domain.split("."))
-        answer = soa if apex else rrsets(found.records, TTL)
-        complete = any(rrset.rdtype == question.kind for rrset in answer)
-        rcode = dns.rcode.NOERROR if found.exists else dns.rcode.NXDOMAIN
-        return Reply(rcode, answer, () if complete else soa, rrsets(found.extra, TTL), authoritative=True,
+        apex = question.kind == SOA and question.labels == tuple(self._zone.domain.split("."))
+        answer = soa if apex else rrs(found.records, TTL)
+        complete = any(record.kind == question.kind for record in answer)
+        rcode = NOERROR if found.exists else NXDOMAIN
+        return Reply(rcode, answer, () if complete else soa, rrs(found.extra, TTL), authoritative=True,
                      lifetime=FOREVER)
 
     def _with_target(self, found: Found, target: Reply) -> Reply:
-        return Reply(target.rcode, [*rrsets(found.records, TTL), *target.answer], target.authority,
-                     lifetime=target.lifetime)
+        return Reply(target.rcode, [*rrs(found.records, TTL), *target.answer], target.authority,
+                     truncated=target.truncated, lifetime=target.lifetime)
 
     def _encode(self, query: Query, reply: Reply, key: bytes) -> bytes:
         """Write the answer, and remember it for those who ask the same; for several records, in several orders."""
@@ -159,7 +168,7 @@ class Resolver:
         if known is None or now >= known.until:
             if known is not None:
                 self._size -= sum(map(len, known.variants)) + len(key) + OVERHEAD
-            wanted = min(VARIANTS, max((len(rrset) for rrset in reply.answer), default=1))
+            wanted = min(VARIANTS, max(map(len, rrsets(reply.answer)), default=1))
             until = now + min(FRESH, reply.lifetime) if reply.lifetime != FOREVER else FOREVER
             known = self._encoded[key] = _Encoded([], wanted, until)
             self._size += len(key) + OVERHEAD
@@ -188,4 +197,4 @@ class Resolver:
 
 
 def _target(question: Question, found: Found) -> Question:
-    return replace(question, name=dns.name.from_text(f"{found.alias}."))
+    return question._replace(name=to_wire(found.alias))

@@ -1,15 +1,22 @@
-"""One exchange with an upstream DNS server, over UDP or TCP."""
+"""One exchange with an upstream DNS server, over UDP or TCP; what it says is read by dnspython."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+import dns.flags
 import dns.message
+import dns.name
+import dns.rcode
+import dns.rdataclass
+from dns.rrset import RRset
 
-from agent.dns.messages import NotAnAnswer, Question, read_answer
+from agent.dns.messages import Question, Reply
+from agent.dns.wire import RR
 from sampan.clusterdns import PORT
 
 LARGEST = 65535
@@ -21,6 +28,10 @@ class Server:
 
     address: str
     port: int = PORT
+
+
+class NotAnAnswer(Exception):
+    """What came from an upstream server is no answer to what it was asked."""
 
 
 class Exchange(Protocol):
@@ -55,6 +66,41 @@ class SocketExchange:
                     return read_answer(data, question, number)
                 except NotAnAnswer:
                     continue  # forged or late: the real one may still come
+
+
+def read_answer(data: bytes, question: Question, number: int) -> dns.message.Message:
+    """An upstream server's answer to that query; NotAnAnswer for anything else."""
+    try:
+        message = dns.message.from_wire(data, ignore_trailing=True)
+    except Exception as error:  # the library's own errors, and whatever else a stranger's bytes bring about in it
+        raise NotAnAnswer("it cannot be read") from error
+    if message.id != number or not message.flags & dns.flags.QR:
+        raise NotAnAnswer("it answers something else")
+    if message.question:
+        asked = message.question[0]
+        if (_wire(asked.name).lower(), asked.rdtype, asked.rdclass) != (question.name, question.kind,
+                                                                     dns.rdataclass.IN):
+            raise NotAnAnswer("it answers another question")
+    elif message.rcode() in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):  # complaints may come without the question
+        raise NotAnAnswer("it answers no question")
+    return message
+
+
+def reply_of(message: dns.message.Message, lifetime: float) -> Reply:
+    """What an answer says, to pass it on."""
+    return Reply(message.rcode(), _records(message.answer), _records(message.authority), _records(message.additional),
+                 authenticated=bool(message.flags & dns.flags.AD), truncated=bool(message.flags & dns.flags.TC),
+                 lifetime=lifetime)
+
+
+def _records(sets: Iterable[RRset]) -> tuple[RR, ...]:
+    return tuple(RR(name, int(rrset.rdtype), rrset.ttl, rdata.to_wire())
+                 for rrset in sets if rrset.rdclass == dns.rdataclass.IN
+                 for name in (_wire(rrset.name),) for rdata in rrset)
+
+
+def _wire(name: dns.name.Name) -> bytes:
+    return b"".join(bytes((len(label),)) + label for label in name.labels)
 
 
 async def _exactly(sock: socket.socket, count: int) -> bytes:

@@ -21,7 +21,6 @@ TTL = 5
 SRV_WEIGHTS = 100
 """Shared by a name's SRV records."""
 
-_FAMILY = {4: "A", 6: "AAAA"}
 _REVERSE_V4 = ("in-addr", "arpa")
 _REVERSE_V6 = ("ip6", "arpa")
 
@@ -242,7 +241,7 @@ class Zone:
 
 def family(address: str) -> str:
     """The record type of an address."""
-    return _FAMILY[ip_address(address).version]
+    return "AAAA" if ":" in address else "A"
 
 
 def is_address(text: str) -> bool:

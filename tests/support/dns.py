@@ -8,6 +8,7 @@ from typing import Any
 
 import dns.flags
 import dns.message
+import dns.name
 import dns.rcode
 import dns.rrset
 import msgspec
@@ -117,13 +118,14 @@ class FakeExchange:
 def upstream_answer(question: Question, *records: str, rcode: dns.rcode.Rcode = dns.rcode.NOERROR, ttl: int = 60,
                     soa: str = "", truncated: bool = False) -> dns.message.Message:
     """What an upstream server says: records as ``TYPE value`` of the question's name."""
-    query = dns.message.make_query(question.name, question.kind, use_edns=True)
+    name = dns.name.from_wire(question.name, 0)[0]
+    query = dns.message.make_query(name, question.kind, use_edns=True)
     answer = dns.message.make_response(query, recursion_available=True)
     answer.set_rcode(rcode)
     answer.flags |= dns.flags.TC if truncated else 0
     for record in records:
         kind, value = record.split(" ", 1)
-        answer.answer.append(dns.rrset.from_text(question.name, ttl, "IN", kind, value))
+        answer.answer.append(dns.rrset.from_text(name, ttl, "IN", kind, value))
     if soa:
         answer.authority.append(dns.rrset.from_text(soa, ttl, "IN", "SOA", f"ns.{soa} root.{soa} 1 2 3 4 20"))
     return dns.message.from_wire(answer.to_wire())

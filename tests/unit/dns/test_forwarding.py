@@ -7,7 +7,6 @@ from typing import Any
 
 import dns.flags
 import dns.message
-import dns.name
 import dns.rcode
 import pytest
 
@@ -17,6 +16,7 @@ from agent.dns.hosts import HostServers, own_addresses
 from agent.dns.index import Index
 from agent.dns.messages import Question
 from agent.dns.upstream import Server
+from agent.dns.wire import to_wire
 from agent.pods.dns import Resolver
 from sampan.api import resources
 from sampan.loop.clock import FakeClock
@@ -208,18 +208,18 @@ async def test_signatures_are_for_those_who_ask_for_them() -> None:
     ([], {"soa": "example.com.", "ttl": 7}, 7), ([], {"soa": "example.com.", "ttl": 900}, 20), ([], {}, 0),
     (["A 198.51.100.1"], {"truncated": True}, 0), ([], {"rcode": dns.rcode.REFUSED}, 0)])
 def test_how_long_an_answer_holds(records: list[str], options: dict[str, Any], lifetime: float) -> None:
-    question = Question(dns.name.from_text("a.example.com."), 1)
+    question = Question(to_wire("a.example.com"), 1)
     assert lifetime_of(upstream_answer(question, *records, **options)) == lifetime
 
 
 def test_the_cache_keeps_within_its_bytes_and_drops_what_was_not_asked_for() -> None:
-    cache: Cache[int] = Cache(10_000)
+    cache: Cache[int, bytes] = Cache(10_000)
     for number in range(100):
-        cache.put(number, b"x" * 600, 0.0, 60.0)
+        cache.put(number, b"x" * 600, 600, 0.0, 60.0)
         assert cache.get(0, 0.0) is not None
     assert len(cache) == 10
     assert cache.get(1, 0.0) is None
-    cache.put(500, b"x" * 20_000, 0.0, 60.0)
+    cache.put(500, b"x" * 20_000, 20_000, 0.0, 60.0)
     assert cache.get(500, 0.0) is None
     assert cache.get(0, 61.0) is None
 

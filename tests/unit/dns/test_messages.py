@@ -12,8 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.dns.messages import NotAnAnswer, Question, read_answer
+from agent.dns.messages import Question
 from agent.dns.resolver import OVERHEAD
+from agent.dns.upstream import NotAnAnswer, read_answer
+from agent.dns.wire import to_wire
 from sampan.api import resources
 from tests.support.dns import Bench, endpoints, service, values
 
@@ -181,7 +183,7 @@ def test_no_name_whatever_stops_it(labels: list[bytes], below: str, kind: int) -
 @settings(max_examples=300, deadline=None)
 @given(st.one_of(st.binary(max_size=200), damaged()))
 def test_no_answer_whatever_stops_the_forwarder(data: bytes) -> None:
-    question = Question(dns.name.from_text(f"{NAME}."), 1)
+    question = Question(to_wire(NAME), 1)
     try:
         message = read_answer(data, question, 4711)
     except NotAnAnswer:

@@ -6,14 +6,14 @@ import asyncio
 from typing import Any
 
 import dns.message
-import dns.name
 import dns.rrset
 import pytest
 
-from agent.dns.messages import NotAnAnswer, Question, make_query
-from agent.dns.upstream import Server, SocketExchange
+from agent.dns.messages import Question, make_query
+from agent.dns.upstream import NotAnAnswer, Server, SocketExchange
+from agent.dns.wire import to_wire
 
-QUESTION = Question(dns.name.from_text("www.example.com."), 1)
+QUESTION = Question(to_wire("www.example.com."), 1)
 NUMBER = 4711
 
 
@@ -38,7 +38,7 @@ class Liar(asyncio.DatagramProtocol):
 
     def datagram_received(self, data: bytes, addr: Any) -> None:
         self.clients.append(addr)
-        other = make_query(Question(dns.name.from_text("other.example.com."), 1), NUMBER)
+        other = make_query(Question(to_wire("other.example.com."), 1), NUMBER)
         for forged in (b"nonsense", data, answers(data, "203.0.113.1", NUMBER + 1), answers(other, "203.0.113.2")):
             self.transport.sendto(forged, addr)
         self.transport.sendto(answers(data, "198.51.100.7"), addr)
