@@ -49,7 +49,13 @@ def _token_parser(token: argparse.ArgumentParser) -> None:
     delete = actions.add_parser("delete", help="delete tokens")
     delete.add_argument("token", nargs="+", help="a token or its id, the part before the dot")
     for parser in (create, show, delete):
-        parser.add_argument("--kubeconfig", type=Path, help="an administrator's (default: that of this host)")
+        add_kubeconfig(parser)
+
+
+def add_kubeconfig(parser: argparse.ArgumentParser) -> None:
+    """The option of all commands that speak to a cluster as its administrator."""
+    parser.add_argument("--kubeconfig", type=Path, metavar="FILE",
+                        help="an administrator's (default: $KUBECONFIG, else that of this host's cluster)")
 
 
 def _join_parser(join: argparse.ArgumentParser) -> None:
@@ -85,14 +91,11 @@ def _token(arguments: argparse.Namespace, paths: Paths) -> int:
 
 async def _token_action(arguments: argparse.Namespace, paths: Paths) -> str:
     from sampan.cli import objects, token  # noqa: PLC0415 - `sampan version` need not load it
-    from sampan.client import kubeconfig  # noqa: PLC0415 - as above
+    from sampan.client.http import HttpClient  # noqa: PLC0415 - as above
     from sampan.pki.tokens import BootstrapToken  # noqa: PLC0415 - as above
 
-    place = arguments.kubeconfig or paths.kubeconfig
-    if not os.access(place, os.R_OK):
-        raise CommandError(f"{place} cannot be read",
-                           "run this as root on the master's host, or name a kubeconfig with --kubeconfig")
-    async with objects.connect(place) as client:
+    connection = objects.connection(*paths.kubeconfigs(arguments.kubeconfig))
+    async with HttpClient(connection) as client:
         if arguments.action == "list":
             return token.render(await token.tokens(client), datetime.now(UTC), arguments.output)
         if arguments.action == "delete":
@@ -104,7 +107,7 @@ async def _token_action(arguments: argparse.Namespace, paths: Paths) -> str:
             raise CommandError(str(error), "see: sampan token create --help") from error
         line = str(made)
         if arguments.print_join_command:
-            line = await token.join_command(client, made, kubeconfig.load(place))
+            line = await token.join_command(client, made, connection)
         await token.create(client, made, ttl, arguments.description)
         return line
 

@@ -77,6 +77,8 @@ def _object_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser
     wait.add_argument("target", help="such as deployment/hello")
     wait.add_argument("-n", "--namespace", default="default")
     wait.add_argument("--timeout", type=float, default=60, help="seconds (default: %(default)s)")
+    for parser in (get, apply, wait):
+        hosts.add_kubeconfig(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -147,7 +149,7 @@ def _status(arguments: argparse.Namespace, paths: Paths) -> int:
 async def _objects(arguments: argparse.Namespace, paths: Paths) -> str:
     from sampan.cli import objects  # noqa: PLC0415 - `sampan version` need not load it
 
-    async with objects.connect(paths.kubeconfig) as client:
+    async with objects.connect(*paths.kubeconfigs(arguments.kubeconfig)) as client:
         if arguments.command == "get":
             namespace = "" if arguments.all_namespaces else arguments.namespace
             return await objects.get(client, arguments.resource, namespace, selector=arguments.selector,

@@ -23,12 +23,18 @@ Tree = dict[str, Any]
 TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"
 
 
-def connect(path: Path) -> HttpClient:
-    """A client from a kubeconfig; CommandError where that cannot be read."""
+def connect(*paths: Path) -> HttpClient:
+    """A client from a kubeconfig, or several that count as one; CommandError where they cannot be read."""
+    return HttpClient(connection(*paths))
+
+
+def connection(*paths: Path) -> kubeconfig.Connection:
+    """How to reach the cluster; CommandError."""
     try:
-        return HttpClient(kubeconfig.load(path))
+        return kubeconfig.load_several(paths)
     except kubeconfig.KubeconfigError as error:
-        raise CommandError(str(error), "is the cluster up? see: sampan status") from error
+        raise CommandError(str(error), "is the cluster up? see: sampan status. Run this as root on the master's host, "
+                           "or name a kubeconfig with --kubeconfig or $KUBECONFIG") from error
 
 
 def resource_named(name: str) -> Resource[Any]:

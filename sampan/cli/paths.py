@@ -32,6 +32,11 @@ class Paths:
         """The administrator's kubeconfig, readable by root alone."""
         return self.config / "admin.kubeconfig"
 
+    def kubeconfigs(self, given: Path | None = None, environ: Mapping[str, str] = os.environ) -> list[Path]:
+        """How to reach the cluster, as kubectl finds it: the file given, else those of $KUBECONFIG, else our own."""
+        named = [Path(part) for part in environ.get("KUBECONFIG", "").split(os.pathsep) if part]
+        return [given] if given else named or [self.kubeconfig]
+
     @property
     def master_config(self) -> Path:
         """The master's configuration file."""

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import base64
 import binascii
+import errno
+import os
 import ssl
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 Tree = dict[str, Any]
+
+_SECTIONS = ("clusters", "users", "contexts")
+_FILES = ("certificate-authority", "client-certificate", "client-key", "tokenFile")
 
 
 class KubeconfigError(Exception):
@@ -48,10 +54,52 @@ class Connection:
 
 def load(path: Path, context: str = "") -> Connection:
     """Read a kubeconfig file and choose a context, the current one by default; KubeconfigError."""
+    return parse(_read(path), context, path)
+
+
+def load_several(paths: Sequence[Path], context: str = "") -> Connection:
+    """Read several as one, as kubectl does with $KUBECONFIG: what an earlier one says counts, missing ones are skipped.
+
+    KubeconfigError, also where none is there.
+    """
+    present = [path for path in paths if not _missing(path)]
+    if len(paths) == 1 or len(present) == 1:
+        return load((present or paths)[0], context)
+    whole: Tree = {section: [] for section in _SECTIONS}
+    for path in present:
+        tree = _read(path)
+        whole["current-context"] = whole.get("current-context") or tree.get("current-context")
+        for section in _SECTIONS:  # of those with one name, the first is found
+            whole[section] += [_anchored(item, path.parent.absolute()) for item in tree.get(section) or ()]
+    named = Path(":".join(map(str, paths)))
+    if not present:
+        raise KubeconfigError(f"{named}: {os.strerror(errno.ENOENT)}")
+    return parse(whole, context, named)
+
+
+def _missing(path: Path) -> bool:
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        pass  # reading it will tell
+    return False
+
+
+def _anchored(item: Any, folder: Path) -> Any:
+    """An entry of a list whose file names no longer depend on the folder that it stands in."""
+    if not isinstance(item, dict):
+        return item
+    return {key: {name: str(folder / text) if name in _FILES and text else text for name, text in value.items()}
+            if isinstance(value, dict) else value for key, value in item.items()}
+
+
+def _read(path: Path) -> Tree:
     import yaml  # noqa: PLC0415 - most of our processes read no YAML
 
     try:
-        text = path.read_text()
+        text = path.read_bytes()
     except OSError as error:
         raise KubeconfigError(f"{path}: {error.strerror}") from error
     try:
@@ -60,7 +108,7 @@ def load(path: Path, context: str = "") -> Connection:
         raise KubeconfigError(f"{path}: not YAML: {error}") from error
     if not isinstance(tree, dict):
         raise KubeconfigError(f"{path}: not a kubeconfig")
-    return parse(tree, context, path)
+    return tree
 
 
 def parse(tree: Tree, context: str = "", path: Path = Path("kubeconfig")) -> Connection:

@@ -130,6 +130,29 @@ def test_the_command_prints_one_clear_error(
                                        "       bring the cluster up first: sudo sampan up\n")
 
 
+@pytest.mark.parametrize(("given", "environ", "expected"), [
+    (None, {}, ["/c/admin.kubeconfig"]),
+    (None, {"KUBECONFIG": ""}, ["/c/admin.kubeconfig"]),
+    (None, {"KUBECONFIG": "/a::b"}, ["/a", "b"]),
+    ("/x", {"KUBECONFIG": "/a"}, ["/x"]),
+])
+def test_the_kubeconfig_is_found_as_kubectl_finds_it(given: str | None, environ: dict[str, str],
+                                                     expected: list[str]) -> None:
+    found = paths(Path("/")).kubeconfigs(Path(given) if given else None, environ)
+    assert [str(path).replace("/config/", "/c/") for path in found] == expected
+
+
+@pytest.mark.parametrize("arguments", [["token", "list"], ["get", "pods"], ["apply", "-f", "x"], ["wait", "pod/x"]])
+def test_kubeconfig_is_honoured_and_a_missing_one_told(
+        monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    monkeypatch.setenv("KUBECONFIG", "/nowhere/config")
+    monkeypatch.setattr(sys, "argv", ["sampan", *arguments])
+    assert command.main() == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: /nowhere/config: No such file or directory\n")
+    assert "--kubeconfig or $KUBECONFIG" in said
+
+
 def wait_for(condition: object, seconds: float = 10) -> None:
     assert callable(condition)
     deadline = time.monotonic() + seconds

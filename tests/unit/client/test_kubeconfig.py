@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sampan.client.kubeconfig import KubeconfigError, load
+from sampan.client.kubeconfig import KubeconfigError, load, load_several
 from sampan.pki import ca
 
 
@@ -75,6 +75,28 @@ def test_a_missing_and_a_broken_file(tmp_path: Path) -> None:
     (tmp_path / "config").write_text("{")
     with pytest.raises(KubeconfigError, match="not YAML"):
         load(tmp_path / "config")
+    (tmp_path / "config").write_bytes(b"\xff\xfe\xff")
+    with pytest.raises(KubeconfigError, match="not YAML"):
+        load(tmp_path / "config")
+
+
+def test_several_files_count_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As kubectl reads $KUBECONFIG: the first to name a thing has it, files stay relative to where they are named."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        Path(name).mkdir()
+    first = written(Path("a"), {"contexts": [{"name": "one", "context": {"cluster": "c", "user": "u"}}],
+                                "users": [{"name": "u", "user": {"token": "first"}}]})
+    second = written(Path("b"), kubeconfig(cluster={"certificate-authority": "ca.crt"}, user={"token": "second"}))
+    Path("b/ca.crt").write_bytes(b"PEM")
+    found = load_several([Path("nothing"), first, second])
+    assert (found.token, found.namespace, found.ca) == ("first", "default", b"PEM")
+    assert load_several([second, first]).token == "second"
+    assert load_several([Path("nothing"), second]) == load(second)
+    with pytest.raises(KubeconfigError, match=r"^x:y: No such file"):
+        load_several([Path("x"), Path("y")])
+    with pytest.raises(KubeconfigError, match=r"^a/config: current-context: missing"):
+        load_several([first, Path("nothing")])
 
 
 def test_certificates_that_are_none(tmp_path: Path) -> None:
