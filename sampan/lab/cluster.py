@@ -9,8 +9,8 @@ from typing import Any
 
 from sampan.api.codec import to_tree
 from sampan.api.errors import ApiError
-from sampan.api.resources import NODES, SECRETS
-from sampan.api.types import core_v1
+from sampan.api.resources import LEASES, NODES, SECRETS
+from sampan.api.types import coordination_v1, core_v1
 from sampan.cli import configure, objects
 from sampan.cli.paths import program
 from sampan.client.http import HttpClient
@@ -24,6 +24,7 @@ from sampan.pki.tokens import BootstrapToken
 READY_SECONDS = 120.0
 PAUSE = 0.1
 TOKEN_LIFETIME = timedelta(hours=1)
+LEASE_NAMESPACE = "kube-node-lease"
 CONTROL_PLANE = "node-role.kubernetes.io/control-plane"
 MASTER_LABELS = {CONTROL_PLANE: "", "node.kubernetes.io/exclude-from-external-load-balancers": ""}
 """What kubeadm gives a control plane's node."""
@@ -101,10 +102,11 @@ async def give_token(lab: Lab, host: Host) -> None:
     write_atomically(host.paths.bootstrap_token, f"{token} {digest}\n".encode())
 
 
-async def until_ready(lab: Lab, host: Host) -> None:
+async def until_ready(lab: Lab, host: Host, since: datetime) -> None:
     """Return when the node is Ready, and the master's is marked as such; its token goes.
 
-    Where the master's host is the only one, nothing keeps ordinary pods from it.
+    A node that has lost its agent, or its way to the master, is Ready for 40 s yet. So the agent must run, and have
+    renewed the node's Lease after `since`. Where the master's host is the only one, nothing keeps ordinary pods off it.
     """
     marked = not host.master or lab.nodes == 1
     async with objects.connect(lab.kubeconfig) as client:
@@ -113,15 +115,21 @@ async def until_ready(lab: Lab, host: Host) -> None:
             nonlocal marked
             try:
                 node = await client.get(NODES, host.name)
+                lease = await client.get(LEASES, host.name, LEASE_NAMESPACE)
                 if not marked:
                     await mark_master(client, node)
                     marked = True
             except ApiError:  # not there yet, changed meanwhile, or the master is busy: the deadline decides
                 return False
-            return objects.is_ready(NODES, node)
+            return objects.is_ready(NODES, node) and renewed(lease, since) and engine.unit(host, "agent").child > 0
 
         await engine.until(host, "agent", ready, READY_SECONDS)
         await forget_token(client, host.paths.bootstrap_token)
+
+
+def renewed(lease: coordination_v1.Lease, since: datetime) -> bool:
+    """Whether a node has given a sign of life after that time."""
+    return lease.spec.renew_time is not None and lease.spec.renew_time > since
 
 
 async def mark_master(client: HttpClient, node: core_v1.Node) -> None:

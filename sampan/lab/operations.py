@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
 
@@ -61,8 +62,12 @@ async def _bring(lab: Lab, host: Host, master: asyncio.Task[None], tell: Tell) -
     await asyncio.shield(master)
     if host.master:
         tell(f"{host.name}: API ready at {lab.server}")
+    begun = datetime.now(UTC)
     await cluster.start_agent(lab, host)
-    await cluster.until_ready(lab, host)
+    if host.name in lab.partitioned:
+        tell(f"{host.name}: runs, and is cut off; to join it again: sampan lab heal --name {lab.name}")
+        return
+    await cluster.until_ready(lab, host, begun)
     tell(f"{host.name}: node is Ready ({host.ip})")
 
 
@@ -78,6 +83,8 @@ async def prepare(name: str, nodes: int, subnet: str, data: Path | None, tell: T
     elif lab.nodes != nodes:
         raise LabError(f"lab {name} is there, with {lab.nodes} nodes",
                        f"take it down first (sampan lab down --name {name}), or choose another --name")
+    if lab.master.name in lab.partitioned:
+        raise LabError(f"lab {name} has its master cut off", f"join it again first: sampan lab heal --name {name}")
     lab = turn_on_forwarding(lab)
     await wires.make_namespace(lab.switch)
     await needs.check_kernel(lab)

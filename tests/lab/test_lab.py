@@ -10,6 +10,7 @@ import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,30 @@ def test_up_again_changes_nothing(lab: LabHandle) -> None:
     before = lab.status
     lab.sampan("up")
     assert lab.status == before
+
+
+def test_up_starts_what_has_ended_and_waits_for_signs_of_life(lab: LabHandle) -> None:
+    """The node of an agent that was killed a moment ago is Ready still: it must not be taken for one that runs."""
+    lab.kill("node1", "agent")
+    begun = datetime.now(UTC)
+    lab.sampan("up")
+    assert lab.node("node1").processes["agent"]
+    renewed = lab.kubectl().json("get", "lease", "-n", "kube-node-lease", "node1")["spec"]["renewTime"]
+    assert datetime.fromisoformat(renewed) > begun
+
+
+def test_up_does_not_wait_for_hosts_that_are_cut_off(lab: LabHandle) -> None:
+    lab.partition("node2")
+    try:
+        assert "node2: runs, and is cut off" in lab.sampan("up", timeout=60).stdout
+        lab.partition("master")
+        done = lab.sampan("up", check=False, timeout=60)
+        assert done.returncode == 1
+        assert "has its master cut off" in done.stderr
+        assert f"sampan lab heal --name {lab.name}" in done.stderr
+    finally:
+        lab.heal()
+    lab.until_ready()
 
 
 def test_the_machine_reaches_nodes_and_nodes_reach_each_other_and_the_machine(lab: LabHandle) -> None:

@@ -7,14 +7,17 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from sampan.api.times import MicroTime
+from sampan.api.types import coordination_v1
 from sampan.cli import lab as command
 from sampan.cli import main
 from sampan.cli.progress import CommandError
-from sampan.lab import engine, needs, processes, shell, state, status
+from sampan.lab import cluster, engine, needs, processes, shell, state, status
 from sampan.lab.needs import PACKAGES, Machine, missing
 from sampan.lab.operations import Tell
 from sampan.lab.plan import BLOCKS, Lab, LabError
@@ -65,6 +68,14 @@ def test_only_what_is_below_is_unmounted_and_deepest_first() -> None:
     assert processes.mounts_below([Path("/var/lib/sampan-lab/a")], MOUNTINFO) == [
         "/var/lib/sampan-lab/a/node1/docker/overlay2/1/merged", "/var/lib/sampan-lab/a/with space",
         "/var/lib/sampan-lab/a"]
+
+
+@pytest.mark.parametrize(("seconds", "alive"), [(None, False), (-1, False), (0, False), (1, True)])
+def test_a_node_is_alive_by_its_newest_lease(seconds: int | None, alive: bool) -> None:
+    since = datetime(2026, 5, 1, tzinfo=UTC)
+    told = None if seconds is None else MicroTime.of(since + timedelta(seconds=seconds))
+    lease = coordination_v1.Lease(spec=coordination_v1.LeaseSpec(renew_time=told))
+    assert cluster.renewed(lease, since) == alive
 
 
 def test_a_command_here_is_in_no_labs_namespace() -> None:
