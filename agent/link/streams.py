@@ -171,33 +171,36 @@ class AgentStreams:
     def _pod(self, reference: node_pb2.PodRef) -> core_v1.Pod:
         pod = self._pods.pod(reference.namespace, reference.name, reference.uid)
         if pod is None:
-            raise _Refusal(404, "NotFound", f'pod "{reference.name}" does not run on this node')
+            raise _Refusal(404, "NotFound", "pod does not exist")
         return pod
 
     # Exec and attach
 
     async def _exec(self, session: _Session, request: node_pb2.Exec) -> None:
-        container = self._running(request.pod, request.container)
+        refusal = _Refusal(500, "InternalError", f'container not found ("{request.container}")')
+        container = self._running(request.pod, request.container, refusal)
         try:
             stream = await self._engine.exec(container, list(request.command), tty=request.tty, stdin=request.stdin,
                                              stdout=request.stdout, stderr=request.stderr and not request.tty)
         except NotFound as error:
-            raise _missing(request.container) from error
+            raise refusal from error
         await self._interact(session, stream, exits=True)
 
     async def _attach(self, session: _Session, request: node_pb2.Attach) -> None:
-        container = self._running(request.pod, request.container)
+        where = f"{request.pod.name}_{request.pod.namespace}"  # as the kubelet names pods
+        refusal = _Refusal(500, "InternalError", f"container {request.container} not found in pod {where}")
+        container = self._running(request.pod, request.container, refusal)
         try:
             stream = await self._engine.attach(container, stdin=request.stdin, stdout=request.stdout,
                                                stderr=request.stderr and not request.tty, tty=request.tty)
         except NotFound as error:
-            raise _missing(request.container) from error
+            raise refusal from error
         await self._interact(session, stream, exits=False)
 
-    def _running(self, reference: node_pb2.PodRef, name: str) -> str:
+    def _running(self, reference: node_pb2.PodRef, name: str, refusal: _Refusal) -> str:
         found = running_container(self._pod(reference), name)
         if found is None:
-            raise _missing(name)
+            raise refusal
         return found
 
     async def _interact(self, session: _Session, stream: Stream, *, exits: bool) -> None:
@@ -353,10 +356,6 @@ class NamespaceConnector:
             sock.close()
             raise
         return sock
-
-
-def _missing(container: str) -> _Refusal:
-    return _Refusal(500, "InternalError", f'container not found ("{container}")')
 
 
 async def _drained(session: _Session) -> None:

@@ -29,6 +29,10 @@ OPEN_TIMEOUT = 30.0
 _LOST = (grpc.aio.BaseError, asyncio.InvalidStateError)
 
 
+class NodeRefusal(ApiError):
+    """The agent was asked, and says no: there is no such container, it does not run."""
+
+
 class NodeStream(Protocol):
     """One session as the API server sees it. Close it, whatever happens."""
 
@@ -52,7 +56,7 @@ class StreamOpener(Protocol):
     """What handlers of the API server need of this room."""
 
     async def open(self, node: str, request: Open) -> NodeStream:
-        """Ask the node's agent and wait until it has begun; ApiError where it cannot (its own refusal, or 500)."""
+        """Ask the node's agent and wait until it has begun; NodeRefusal where it will not, else ApiError 500."""
 
 
 class _Session:
@@ -142,6 +146,6 @@ class NodeStreams:
             session.closed.set()
 
 
-def failure_error(failure: Any) -> ApiError:
+def failure_error(failure: Any) -> NodeRefusal:
     """An agent's refusal as the API's error."""
-    return ApiError(failure.code or 500, failure.reason or "InternalError", failure.message)
+    return NodeRefusal(failure.code or 500, failure.reason or "InternalError", failure.message)

@@ -7,7 +7,7 @@ import base64
 import binascii
 import json
 from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, Protocol
 
 from aiohttp import WSMsgType, web
@@ -23,7 +23,7 @@ from master.apiserver.streaming.upgrades import (
     wants_websocket,
 )
 from master.apiserver.streaming.wires import Upgraded
-from master.nodes.streams import NodeStream, StreamOpener
+from master.nodes.streams import NodeRefusal, NodeStream, StreamOpener
 from sampan.nodeline import ERROR, RESIZE, STDERR, STDIN, STDOUT
 from sampan.pb.node_pb2 import Attach, Data, Exec, Open, Resize
 
@@ -213,7 +213,7 @@ class SpdyClient:
 
 async def serve(request: web.BaseRequest, streams: StreamOpener, node: str,
                 wanted: Exec | Attach) -> web.StreamResponse:
-    """Open the session on the node, then switch protocols: so what cannot be is a Status before anything is sent."""
+    """Open the session on the node, then switch protocols."""
     ask = Open(exec=wanted) if isinstance(wanted, Exec) else Open(attach=wanted)
     if wants_websocket(request):
         protocol = choose(request, "Sec-WebSocket-Protocol", WEBSOCKET_PROTOCOLS, "")
@@ -221,7 +221,10 @@ async def serve(request: web.BaseRequest, streams: StreamOpener, node: str,
         protocol = choose(request, VERSION_HEADER, SPDY_PROTOCOLS, "")
     else:
         raise upgrade_required()
-    session = await streams.open(node, ask)
+    try:
+        session = await streams.open(node, ask)
+    except NodeRefusal as refusal:
+        return await _refused(request, wanted, protocol, refusal)
     try:
         if wants_websocket(request):
             return await _over_websocket(request, session, wanted, protocol)
@@ -233,13 +236,33 @@ async def serve(request: web.BaseRequest, streams: StreamOpener, node: str,
 async def _over_websocket(request: web.BaseRequest, session: NodeStream, wanted: Exec | Attach,
                           protocol: str) -> web.StreamResponse:
     socket = await open_websocket(request, protocol)
+    with suppress(ConnectionError):  # the client has gone: closing the session is all there is to do
+        await interact(await _greeted(socket, wanted, protocol), session)
+    return socket
+
+
+async def _greeted(socket: web.WebSocketResponse, wanted: Exec | Attach, protocol: str) -> WebSocketClient:
+    """The client, once it is ready to read."""
     client = WebSocketClient(socket, protocol)
-    try:
-        await client.greet(STDOUT if wanted.stdout else STDERR if wanted.stderr else ERROR)
-        await asyncio.sleep(SETTLE)
-        await interact(client, session)
-    except ConnectionError:
-        pass  # the client has gone: closing the session is all there is to do
+    await client.greet(STDOUT if wanted.stdout else STDERR if wanted.stderr else ERROR)
+    await asyncio.sleep(SETTLE)
+    return client
+
+
+async def _refused(request: web.BaseRequest, wanted: Exec | Attach, protocol: str,
+                   refusal: NodeRefusal) -> web.StreamResponse:
+    """The node's refusal in the form in which upstream's clients know it, so that the words users see are the same.
+
+    For v5 upstream's API server has taken the handshake before it asks the kubelet: the refusal comes on the error
+    channel (StreamTranslatorHandler). In the older dialects the kubelet's own answer is passed on, which is plain
+    text; clients put "unable to upgrade connection" before it.
+    """
+    if not protocol.startswith("v5."):
+        return web.Response(status=refusal.code, text=refusal.message)
+    socket = await open_websocket(request, protocol)
+    with suppress(ConnectionError):
+        client = await _greeted(socket, wanted, protocol)
+        await client.finish(failure_status(f"unable to upgrade connection: {refusal.message}"))
     return socket
 
 

@@ -239,6 +239,23 @@ async def test_several_containers_need_a_choice(lab: Lab, tmp_path: Path) -> Non
             "a container name must be specified for pod web, choose one of: [a b]")
 
 
+async def test_a_refusal_of_the_node_in_each_dialect(lab: Lab, tmp_path: Path) -> None:
+    await lab.pod("web", waiting="ContainerCreating")
+    url = lab.url + EXEC + "?command=id&stdout=1"
+    async with aiohttp.ClientSession() as session:
+        async with session.ws_connect(url, protocols=("v5.channel.k8s.io",), ssl=tls(lab, tmp_path)) as socket:
+            assert (await messages(socket))[-1] == (
+                b'\x03{"metadata":{},"status":"Failure","message":"Internal error occurred: unable to upgrade '
+                b'connection: container not found (\\"main\\")","reason":"InternalError","details":{"causes":[{"message":'
+                b'"unable to upgrade connection: container not found (\\"main\\")"}]},"code":500}')
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await session.ws_connect(url, protocols=("v4.channel.k8s.io",), ssl=tls(lab, tmp_path))
+        assert refused.value.status == 500
+        headers = {"Connection": "Upgrade", "Upgrade": "SPDY/3.1", "X-Stream-Protocol-Version": "v4.channel.k8s.io"}
+        async with session.post(url, ssl=tls(lab, tmp_path), headers=headers) as response:
+            assert (response.status, await response.text()) == (500, 'container not found ("main")')
+
+
 async def test_a_node_that_is_not_connected(lab: Lab, tmp_path: Path) -> None:
     made = await lab.pod("web")
     client = lab.parts.client

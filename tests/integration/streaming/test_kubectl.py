@@ -75,15 +75,20 @@ async def test_exec_with_a_terminal_and_its_size(lab: Lab, kubectl: Kubectl) -> 
     assert "code:5" in text
 
 
-async def test_refusals_are_told_before_the_connection_is_upgraded(lab: Lab, kubectl: Kubectl) -> None:
+async def test_what_users_read_when_there_is_nothing_to_run_in(lab: Lab, kubectl: Kubectl) -> None:
     await lab.pod("two", core_v1.Container(name="a", image="busybox"), core_v1.Container(name="b", image="busybox"))
     await lab.pod("slow", waiting="ContainerCreating")
     await lab.pod("unbound", bound=False)
     result = await run(kubectl, "exec", "-c", "nope", "two", "--", "true")
     assert result.code == 1
     assert "container nope is not valid for pod two" in result.err
+    # What the node refuses reads so: kubectl 1.27 is told by SPDY, the others over an upgraded WebSocket.
+    upgrade = "(error|error: Internal error occurred): unable to upgrade connection: "
     result = await run(kubectl, "exec", "slow", "--", "true")
-    assert 'container not found ("main")' in result.err
+    assert re.fullmatch(upgrade + r'container not found \("main"\)\n', result.err), result
+    assert result.code == 1
+    result = await run(kubectl, "attach", "slow")
+    assert re.search(upgrade + r"container main not found in pod slow_default\n$", result.err), result
     result = await run(kubectl, "exec", "unbound", "--", "true")
     assert "pod unbound does not have a host assigned" in result.err
     result = await run(kubectl, "logs", "slow")
