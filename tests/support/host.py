@@ -111,8 +111,10 @@ def _mount(base: Path, root: Path) -> None:
         run("mount", "-t", "tmpfs", "tmpfs", str(root / name))
     (root / "var/lib/docker").mkdir(parents=True, exist_ok=True)
     run("mount", "--bind", str(docker), str(root / "var/lib/docker"))
-    if not (root / ROOT.relative_to("/") / "script").exists():  # the checkout is on another file system
-        run("mount", "--rbind", str(ROOT), str(root / ROOT.relative_to("/")))
+    checkout = root / ROOT.relative_to("/")
+    if not (checkout / "script").exists():  # it is on another file system
+        checkout.mkdir(parents=True, exist_ok=True)
+        run("mount", "--rbind", str(ROOT), str(checkout))
 
 
 def _prepare(root: Path, manager: str) -> None:
