@@ -31,6 +31,10 @@ log = logging.getLogger(__name__)
 WELCOME_TIMEOUT = 30.0
 """Seconds from dialling to the master's Welcome."""
 RENEW_TIMEOUT = 30.0
+_REFUSED = 5
+"""An agent that was refused waits so many times as long as one that reaches nobody: somebody has to do something."""
+QUIET = 30.0
+"""Seconds for which a failure that has been logged is not logged again."""
 _HELD_BATCH = 2000
 _CALM = 30.0
 _REFUSALS = (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.UNAUTHENTICATED)
@@ -66,9 +70,10 @@ class Link:
         self._checkpoint = checkpoint
         self.streams = streams
         """Who answers when the master asks for exec, logs and the like; nobody before the engine has answered."""
-        self._backoff = backoff or Backoff(initial=0.2, maximum=10.0, jitter=0.5)
+        self._backoff = backoff or Backoff(initial=0.2, maximum=2.0, jitter=0.5)  # exec and logs wait for us
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, keeps no secret
         self._stub: node_pb2_grpc.NodeServiceStub | None = None
+        self._said: dict[str, float] = {}
         self.authority = LinkAuthority(lambda: self._stub, clock)
         """Asks the master over the present connection."""
 
@@ -96,13 +101,21 @@ class Link:
             except Disconnected as error:
                 failures = 1 if self._clock.monotonic() - started > _CALM else failures + 1
                 self.refusal = str(error) if error.refused else ""
-                delay = self._backoff.maximum if error.refused else self._backoff.delay(failures, self._rng)
-                level = logging.ERROR if error.refused else logging.WARNING
-                log.log(level, "no connection to the master at %s: %s; again in %.1f s", server, error, delay)
+                delay = (self._backoff.maximum * _REFUSED if error.refused
+                         else self._backoff.delay(failures, self._rng))
+                self._complain(server, error)
             finally:
                 self.connected.clear()
                 self.reports.reset()
             await self._clock.sleep(delay)
+
+    def _complain(self, server: str, error: Disconnected) -> None:
+        """Log why there is no connection; the same again only after a while, since tries come fast."""
+        said, now = f"no connection to the master at {server}: {error}", self._clock.monotonic()
+        self._said = {text: at for text, at in self._said.items() if now - at < QUIET}
+        if said not in self._said:
+            self._said[said] = now
+            log.log(logging.ERROR if error.refused else logging.WARNING, "%s; trying again", said)
 
     async def _connect(self, server: str) -> None:
         """One connection from dialling to its end, which is always Disconnected."""

@@ -18,7 +18,7 @@ from master.nodes.reports import NodeReports
 from master.nodes.session import GREETING_TIMEOUT, Greeting, Session
 from master.nodes.streams import NodeStream, NodeStreams
 from master.nodes.world import WATCHED, World
-from sampan.api.errors import ApiError
+from sampan.api.errors import ApiError, not_found
 from sampan.api.resources import NODES, Object, Resource
 from sampan.client.informer import InformerFactory
 from sampan.client.protocol import Client
@@ -88,7 +88,9 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
             await server.stop(None)  # streams never end by themselves, and agents repeat what was not acknowledged
 
     async def open(self, node: str, request: node_pb2.Open) -> NodeStream:
-        """Ask a node for a session (`StreamOpener`)."""
+        """Ask a node for a session (`StreamOpener`); 404 where there is no such Node."""
+        if self.started.is_set() and self._world.get(NODES, node) is None:
+            raise not_found(NODES.group, NODES.plural, node)
         return await self._streams.open(node, request)
 
     def connected(self) -> frozenset[str]:
@@ -160,6 +162,7 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
         if before is not None:
             before.end(Refused(409, f'another agent has connected as node "{who.node}"'))
         self._sessions[who.node] = session
+        self._streams.connected(who.node)
         try:
             await session.run()
         finally:

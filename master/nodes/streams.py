@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 
 OPEN_TIMEOUT = 30.0
 """Seconds that an agent has to begin what it was asked: the engine may be busy."""
+LINE_TIMEOUT = 8.0
+"""Seconds that an agent has to connect where its line is down: it may be that one of the two was restarted."""
 
 
 _LOST = (grpc.aio.BaseError, asyncio.InvalidStateError)
@@ -100,9 +103,12 @@ class NodeStreams:
     `ask(node, request)` sends the request over the node's Sync stream and says whether there is one.
     """
 
-    def __init__(self, ask: Callable[[str, Open], bool], *, timeout: float = OPEN_TIMEOUT) -> None:
+    def __init__(self, ask: Callable[[str, Open], bool], *, timeout: float = OPEN_TIMEOUT,
+                 line_timeout: float = LINE_TIMEOUT) -> None:
         self._ask = ask
         self._timeout = timeout
+        self._line_timeout = line_timeout
+        self._missed: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
         self._waiting: dict[str, tuple[str, asyncio.Future[NodeStream]]] = {}
 
     async def open(self, node: str, request: Open) -> NodeStream:
@@ -112,8 +118,7 @@ class NodeStreams:
         self._waiting[request.id] = node, future
         taken = False
         try:
-            if not self._ask(node, request):
-                raise internal_error(f'error dialing backend: the agent of node "{node}" is not connected')
+            await self._ask_patiently(node, request)
             async with asyncio.timeout(self._timeout):
                 session = await future
             taken = True
@@ -125,6 +130,27 @@ class NodeStreams:
             self._waiting.pop(request.id, None)
             if not taken and future.done() and not future.cancelled() and not future.exception():
                 await future.result().close()  # it has begun in the very moment in which the client left
+
+    def connected(self, node: str) -> None:
+        """The node's agent has connected: what waits for that goes on."""
+        for event in self._missed.get(node, ()):
+            event.set()
+
+    async def _ask_patiently(self, node: str, request: Open) -> None:
+        came = asyncio.Event()
+        self._missed[node].add(came)
+        try:
+            async with asyncio.timeout(self._line_timeout):
+                while not self._ask(node, request):
+                    await came.wait()
+                    came.clear()
+        except TimeoutError as error:
+            raise internal_error(f'error dialing backend: the agent of node "{node}" is not connected, and did not '
+                                 f"connect within {self._line_timeout:.0f} s") from error
+        finally:
+            self._missed[node].discard(came)
+            if not self._missed[node]:
+                del self._missed[node]
 
     async def serve(self, who: NodeIdentity, context: Any) -> None:
         """An agent's Stream call, for as long as the session lasts; Refused where nobody asked for it."""

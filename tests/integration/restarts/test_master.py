@@ -48,6 +48,17 @@ def test_killed_and_started_again(cluster: ClusterHandle, space: Space) -> None:
     assert space.run(next(iter(before)), "echo", "hello") == "hello\n"
 
 
+def test_exec_and_logs_work_as_soon_as_it_answers(cluster: ClusterHandle, space: Space) -> None:
+    """Whoever comes before the agent's line is back waits for it, and is not refused."""
+    space.pod("one", ["sh", "-c", "echo begun; trap 'exit 0' TERM; sleep 100000 & wait"])
+    space.ready("one")
+    for _ in range(3):
+        cluster.crash("master")
+        cluster.start()
+        assert space.run("one", "echo", "hello") == "hello\n"
+        assert space("logs", "one") == "begun\n"
+
+
 def test_asked_to_end_and_started_again(cluster: ClusterHandle, space: Space) -> None:
     space.pod("one")
     before = state(space.ready("one")[0])

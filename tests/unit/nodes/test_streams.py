@@ -9,6 +9,7 @@ import pytest
 
 from master.nodes.identity import NodeIdentity
 from master.nodes.streams import NodeStreams
+from sampan.api.errors import ApiError
 from sampan.loop.clock import FakeClock
 from sampan.pb.node_pb2 import Frame, Open, Ready
 
@@ -22,6 +23,44 @@ class Context:
     async def read(self) -> Any:
         first, self._first = self._first, None
         return first
+
+
+async def test_an_agent_that_is_away_for_a_moment_is_waited_for() -> None:
+    """As after a restart of the master: the client need not know of it."""
+    line: set[str] = set()
+    asked: list[str] = []
+
+    def ask(node: str, request: Open) -> bool:
+        if node in line:
+            asked.append(request.id)
+        return node in line
+
+    streams = NodeStreams(ask)
+    request = Open()
+    opening = asyncio.create_task(streams.open("n1", request))
+    await asyncio.sleep(0)
+    streams.connected("n2")
+    streams.connected("n1")  # and gone again, before the request could be sent
+    await asyncio.sleep(0.01)
+    assert not opening.done()
+    line.add("n1")
+    streams.connected("n1")
+    await asyncio.sleep(0.01)
+    assert asked == [request.id]
+    serving = asyncio.create_task(streams.serve(NodeIdentity("n1", 1, FakeClock().now()), Context(request.id)))
+    await (await opening).close()
+    await serving
+    assert not streams._missed
+
+
+async def test_an_agent_that_stays_away_is_told() -> None:
+    streams = NodeStreams(lambda _node, _request: False, line_timeout=0.01)
+    with pytest.raises(ApiError) as told:
+        await streams.open("n1", Open())
+    assert told.value.code == 500
+    assert 'error dialing backend: the agent of node "n1" is not connected, and did not' in str(told.value)
+    assert not streams._missed
+    assert not streams._waiting
 
 
 async def test_a_session_that_begins_as_its_client_leaves_is_closed() -> None:
