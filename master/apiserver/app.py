@@ -65,7 +65,7 @@ class ApiServer:
         self.watches = Watches(registry)
         self._resources = ResourceHandlers(registry, writer, self._security, self.watches, connect or {},
                                            self._to_the_end)
-        checks = {"store": self._store_answers, "caches": self._caches_are_filled}
+        checks = {"etcd": self._store_answers, "caches": self._caches_are_filled}
         address = f"{advertise or host}:{port}"
         self._paths = Paths(registry, self._metrics, ca_certificate=ca_certificate, address=address, checks=checks,
                             documents=self._security.documents(address))
@@ -198,9 +198,10 @@ class ApiServer:
     # --- what others ask ------------------------------------------------------------------------------------------
 
     async def _store_answers(self) -> str:
-        """A read that no cache answers."""
+        """A read that no cache answers, and a sign of life from the writer."""
         try:
             await self._registry.store.get(_NO_KEY)
+            await self._registry.store.ping()
         except StoreError as error:
             return str(error)
         return ""

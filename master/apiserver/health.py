@@ -1,7 +1,8 @@
 """``/healthz``, ``/livez`` and ``/readyz``: all checks, or one of them by its path (API reference, "API health").
 
 The answer is for probes, so it is short when all is well; ``?verbose`` lists the checks, ``?exclude=NAME`` leaves one
-out.
+out. The names are upstream's where there is such a check, since probes and manifests name them: ``etcd`` is the store,
+whichever it is.
 """
 
 from __future__ import annotations
@@ -21,18 +22,21 @@ Check = Callable[[], Awaitable[str]]
 """Answers what is wrong, "" for nothing."""
 PATIENCE = 2.0
 """Seconds that a check may take (upstream's limit for etcd)."""
+LIVE = ("ping", "etcd")
+"""The checks of `livez`: what only a restart would mend. `ping` shows that the event loop turns, by being answered."""
 _TEXT = "text/plain; charset=utf-8"
 
 
 class Health:
-    """The checks by name. A process that does not answer needs no check to be found out: `livez` only pings."""
+    """The checks by name."""
 
     def __init__(self, checks: Mapping[str, Check]) -> None:
         self._checks = checks
 
     def names(self, which: str) -> list[str]:
         """The checks of ``healthz``, ``livez`` or ``readyz``."""
-        return ["ping"] if which == "livez" else ["ping", *self._checks]
+        names = ["ping", *self._checks]
+        return [name for name in names if name in LIVE] if which == "livez" else names
 
     async def answer(self, which: str, name: str, query: Query) -> web.Response:
         """The result of all checks, or of the one that is named; it is one of `names`."""
@@ -50,7 +54,7 @@ class Health:
                 log.warning("%s: %s: %s", which, item, wrong)
         lines = [_line(item, found.get(item)) for item in names]
         if unknown := sorted(excluded - set(names)):
-            shown = ", ".join(f'"{item}"' for item in unknown)
+            shown = ",".join(f'"{item}"' for item in unknown)
             lines.append(f"warn: some health checks cannot be excluded: no matches for {shown}")
         lines.append(f"{which} check {'passed' if good else 'failed'}")
         return send(("\n".join(lines) + "\n").encode(), 200 if good else 500, _TEXT)

@@ -101,6 +101,10 @@ class EncryptedStore:
         """Forget history before `revision`."""
         await self._inner.compact(revision)
 
+    async def ping(self) -> None:
+        """Ask the inner store."""
+        await self._inner.ping()
+
     async def close(self) -> None:
         """Close the inner store."""
         await self._inner.close()

@@ -70,6 +70,10 @@ class MemoryStore:
         self._compacted = max(self._compacted, revision)
         self._changes = self._changes[self._index_after(self._compacted):]
 
+    async def ping(self) -> None:
+        """Nobody has to be asked."""
+        self._check_open()
+
     async def close(self) -> None:
         """End all watches."""
         self._closed = True

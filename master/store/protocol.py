@@ -131,5 +131,8 @@ class Store(Protocol):
     async def compact(self, revision: int) -> None:
         """Forget history before `revision`, which stays readable; returns when it is gone."""
 
+    async def ping(self) -> None:
+        """Return once whoever does the writing has answered, without a write; StoreError when the store is closed."""
+
     async def close(self) -> None:
         """Finish what is being written, then stop."""

@@ -411,6 +411,10 @@ class SqliteStore:
         """Forget history before `revision`, a few milliseconds at a time, between writes."""
         await self._writer.compact(revision)
 
+    async def ping(self) -> None:
+        """Return once the writer's thread has answered."""
+        await self._writer.ping()
+
     async def close(self) -> None:
         """Finish what is being written, then stop."""
         if self._closed:

@@ -50,6 +50,13 @@ class _Waiting:
 
 
 @dataclass(frozen=True, slots=True)
+class _Ping:
+    """Somebody wants to know whether the thread is there."""
+
+    future: asyncio.Future[None]
+
+
+@dataclass(frozen=True, slots=True)
 class _Compaction:
     revision: int
     future: asyncio.Future[None]
@@ -63,7 +70,7 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._backend = backend
         self._publish = publish
-        self._queue: queue.SimpleQueue[_Waiting | _Compaction | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Waiting | _Compaction | _Ping | None] = queue.SimpleQueue()
         self._compactions: list[_Compaction] = []
         self._closed = False
         self._stop = False
@@ -83,6 +90,12 @@ class Writer:
         self._put(_Compaction(revision, future))
         await future
 
+    async def ping(self) -> None:
+        """Returns once the thread has come to it, after what it is doing now; never, where it has died."""
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._put(_Ping(future))
+        await future
+
     async def close(self) -> None:
         """Do what is waiting, then end the thread."""
         if not self._closed:
@@ -90,7 +103,7 @@ class Writer:
             self._closed = True
         await asyncio.to_thread(self._thread.join)
 
-    def _put(self, item: _Waiting | _Compaction | None) -> None:
+    def _put(self, item: _Waiting | _Compaction | _Ping | None) -> None:
         if self._closed:
             raise StoreError("the store is closed")
         self._queue.put(item)
@@ -118,6 +131,8 @@ class Writer:
                 batch.append(item)
             elif isinstance(item, _Compaction):
                 self._start_compaction(item)
+            elif isinstance(item, _Ping):
+                self._answer(_settle, item.future, None)
             else:
                 self._stop = True
         return batch

@@ -55,6 +55,15 @@ async def test_a_new_store_is_at_revision_0_and_empty(store: Store) -> None:
     assert (await store.range("/")).records == []
 
 
+async def test_a_store_answers_until_it_is_closed(store: Store) -> None:
+    revision = store.revision
+    await asyncio.wait_for(store.ping(), 60)
+    assert store.revision == revision
+    await store.close()
+    with pytest.raises(StoreError, match="closed"):
+        await store.ping()
+
+
 async def test_create_then_get(store: Store) -> None:
     written = await store.create(PODS + "a", b"one")
     assert (written.key, written.value, written.revision, written.created) == (PODS + "a", b"one", 1, 1)

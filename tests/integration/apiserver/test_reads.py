@@ -291,7 +291,7 @@ async def test_openapi(api: Running) -> None:
     ("OPTIONS", MAPS, 405), ("GET", PODS + "/p/exec", 404), ("GET", MAPS + "/a/b/c/d", 404), ("POST", "/healthz", 405),
     ("GET", "/api/v1/namespaces/%ff/configmaps/%00", 404), ("POST", "/nothing", 404), ("POST", "/apis/nothing", 404),
     ("PUT", "/apis/apps/v9", 404), ("POST", "/api", 405), ("DELETE", "/apis/apps/v1", 405), ("POST", "/version", 405),
-    ("GET", "/readyz/nothing", 404), ("GET", "/readyz/store/nothing", 404), ("GET", "/livez/store", 404),
+    ("GET", "/readyz/nothing", 404), ("GET", "/readyz/etcd/nothing", 404), ("GET", "/livez/caches", 404),
 ])
 async def test_paths_that_lead_nowhere(api: Running, method: str, path: str, code: int) -> None:
     await api.refused(code, method, path)
@@ -309,10 +309,26 @@ async def test_a_store_that_does_not_answer_is_not_ready(api: Running, monkeypat
         monkeypatch.setattr(api.parts.registry.store, "get", fault)
         answer = await api.request("GET", "/readyz")
         assert (answer.code, answer.body.decode().splitlines()) == (500, [
-            "[+]ping ok", "[-]store failed: reason withheld", "[+]caches ok", "readyz check failed"])
-        alone = await api.request("GET", "/readyz/store")
+            "[+]ping ok", "[-]etcd failed: reason withheld", "[+]caches ok", "readyz check failed"])
+        alone = await api.request("GET", "/readyz/etcd")
         assert (alone.code, alone.body.decode()) == (500, f"internal server error: {words}")
-        assert (await api.request("GET", "/livez")).code == 200
+        answer = await api.request("GET", "/livez")
+        assert (answer.code, answer.body.decode().splitlines()) == (500, [
+            "[+]ping ok", "[-]etcd failed: reason withheld", "livez check failed"])
+        assert (await api.request("GET", "/livez?exclude=etcd")).body == b"ok"
+
+
+async def test_a_writer_that_does_not_answer_is_not_alive(api: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (await api.request("GET", "/livez/etcd")).body == b"ok"
+
+    async def silent() -> None:
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(health, "PATIENCE", 0.05)
+    monkeypatch.setattr(api.parts.registry.store, "ping", silent)
+    alone = await api.request("GET", "/livez/etcd")
+    assert (alone.code, alone.body) == (500, b"internal server error: no answer within 0.05 s")
+    assert (await api.request("GET", "/livez/ping")).body == b"ok"
 
 
 async def test_health_and_version(api: Running) -> None:
@@ -320,11 +336,14 @@ async def test_health_and_version(api: Running) -> None:
     verbose = (await api.request("GET", "/readyz?verbose")).body.decode()
     assert "[+]caches ok\n" in verbose
     assert verbose.endswith("readyz check passed\n")
-    assert (await api.request("GET", "/readyz/store")).body == b"ok"
-    left_out = (await api.request("GET", "/readyz?verbose&exclude=store&exclude=x")).body.decode().splitlines()
-    assert left_out == ["[+]ping ok", "[+]store excluded: ok", "[+]caches ok",
-                        'warn: some health checks cannot be excluded: no matches for "x"', "readyz check passed"]
-    assert "/readyz/store" in (await api.ok("GET", "/"))["paths"]
+    assert (await api.request("GET", "/readyz/etcd")).body == b"ok"
+    left_out = (await api.request("GET", "/readyz?verbose&exclude=etcd&exclude=y&exclude=x")).body.decode()
+    assert left_out.splitlines() == [
+        "[+]ping ok", "[+]etcd excluded: ok", "[+]caches ok",
+        'warn: some health checks cannot be excluded: no matches for "x","y"', "readyz check passed"]
+    alive = (await api.request("GET", "/livez?verbose")).body.decode()
+    assert alive.splitlines() == ["[+]ping ok", "[+]etcd ok", "livez check passed"]
+    assert "/readyz/etcd" in (await api.ok("GET", "/"))["paths"]
     version = await api.ok("GET", "/version")
     assert (version["major"], version["minor"]) == ("1", "32")
     assert version["gitVersion"].startswith("v1.32.0+sampan-")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import stat
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from pathlib import Path
@@ -156,6 +157,23 @@ async def test_an_interrupted_compaction_is_finished_after_the_start(path: Path)
     await store.compact(1)  # returns when there is nothing left to remove
     assert query(path, "SELECT revision FROM log") == [(last,)]
     await store.close()
+
+
+async def test_a_writer_that_is_stuck_does_not_answer(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    release, commit = threading.Event(), store._database.commit
+
+    def stuck(writes: Any) -> Any:
+        release.wait(60)
+        return commit(writes)
+
+    monkeypatch.setattr(store._database, "commit", stuck)
+    writing = asyncio.create_task(store.create("/a", b""))
+    await asyncio.sleep(0)  # the write is on its way
+    answer = asyncio.create_task(store.ping())
+    done, _ = await asyncio.wait([answer], timeout=0.1)
+    release.set()
+    await asyncio.gather(writing, answer)
+    assert not done
 
 
 async def test_writes_go_on_during_a_compaction(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
