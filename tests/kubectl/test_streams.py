@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
-import subprocess
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.support.cluster import ClusterHandle
-from tests.support.kubectl import Kubectl, Result, one_version
+from tests.support.kubectl import Kubectl, Result, forwarding, one_version
 from tests.support.terminal import Terminal
 
 pytestmark = [pytest.mark.docker, pytest.mark.kubectl]
@@ -151,23 +148,6 @@ def test_cp_both_ways(reader: Kubectl, tmp_path: Path) -> None:
 
 
 # --- port-forward -----------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def forwarding(kubectl: Kubectl, *arguments: str) -> Iterator[tuple[int, subprocess.Popen[str]]]:
-    """`kubectl port-forward` with a local port of its choice."""
-    process = kubectl.popen("port-forward", *arguments)
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        match = re.fullmatch(r"Forwarding from 127\.0\.0\.1:(\d+) -> \d+\n", line)
-        if match is None:
-            process.kill()
-            pytest.fail(f"{line}{process.communicate()[1]}")
-        yield int(match[1]), process
-    finally:
-        process.terminate()
-        process.communicate()
 
 
 def fetch(cluster: ClusterHandle, port: int, path: str = "/") -> str:

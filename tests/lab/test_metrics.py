@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tests.support.engine import IMAGE
-from tests.support.prometheus import DOCS, Api, Prometheus, Refused, metric_names, patiently
+from tests.support.prometheus import DOCS, Api, Prometheus, Refused, account, metric_names, patiently
 from tests.support.space import SLEEP, patience, pod
 
 if TYPE_CHECKING:
@@ -37,21 +37,16 @@ def pki(lab: LabHandle) -> Path:
 def prometheus(lab: LabHandle) -> Iterator[Prometheus]:
     if shutil.which("prometheus") is None:
         pytest.skip("prometheus is not installed")
-    kubectl = lab.kubectl()
-    kubectl("apply", "-f", str(DOCS / "rbac.yaml"))
     directory = Path(tempfile.mkdtemp(prefix="prometheus-"))
-    authority = directory / "cluster.crt"
-    authority.write_bytes((pki(lab) / "ca.crt").read_bytes())
-    token = kubectl("create", "token", "prometheus", "--namespace=monitoring", "--duration=1h").strip()
-    running = Prometheus(directory, Api(lab.server, token, authority), lab.hosts["master"].enter,
-                         lab.hosts["master"].ip)
-    try:
-        running.start()
-        yield running
-    finally:
-        running.stop()
-        kubectl("delete", "-f", str(DOCS / "rbac.yaml"), timeout=120)
-        shutil.rmtree(directory, ignore_errors=True)
+    master = lab.hosts["master"]
+    with account(lab) as api:
+        running = Prometheus(directory, api, master.enter, master.ip)
+        try:
+            running.start()
+            yield running
+        finally:
+            running.stop()
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def up(prometheus: Prometheus) -> dict[tuple[str, str], str]:

@@ -189,15 +189,15 @@ def remove_containers(handle: EngineHandle) -> None:
 
 
 def import_image(handle: EngineHandle, reference: str = IMAGE, *, changes: Sequence[str] = ('CMD ["sh"]',),
-                 files: Mapping[str, str | bytes] | None = None) -> str:
+                 files: Mapping[str, str | bytes] | None = None, programs: Sequence[str] = ()) -> str:
     """Import an image of busybox and bash as `reference` and return its id.
 
     `changes` are Dockerfile lines (CMD, ENTRYPOINT, ENV, USER, EXPOSE …); `files` are further ones by absolute path,
-    executable if they begin with `#!`.
+    executable if they begin with `#!`; `programs` are this machine's, taken with their libraries.
     """
     repository, _, tag = reference.rpartition(":")
     query = [("fromSrc", "-"), ("repo", repository), ("tag", tag), *(("changes", change) for change in changes)]
-    answer = api(handle, "POST", f"/images/create?{urlencode(query)}", root_archive(files or {}),
+    answer = api(handle, "POST", f"/images/create?{urlencode(query)}", root_archive(files or {}, programs),
                  content_type="application/x-tar")
     last: dict[str, Any] = json.loads(answer.decode().strip().splitlines()[-1])
     if "status" not in last:
@@ -205,7 +205,7 @@ def import_image(handle: EngineHandle, reference: str = IMAGE, *, changes: Seque
     return str(last["status"])
 
 
-def root_archive(files: Mapping[str, str | bytes]) -> bytes:
+def root_archive(files: Mapping[str, str | bytes], programs: Sequence[str] = ()) -> bytes:
     """A small root file system as a tar: busybox with its links, bash with its libraries as /bin/sh and /bin/bash.
 
     Debian's busybox shell (and dash) drop environment names with a dash or a dot in them; bash keeps them.
@@ -223,8 +223,10 @@ def root_archive(files: Mapping[str, str | bytes]) -> bytes:
         _add(tar, "bin/bash", Path("/bin/bash").read_bytes(), 0o755)
         _link(tar, "bin/sh", "bash")
         _link(tar, "usr", ".")  # /usr/bin/env and the like
-        for library in _libraries("/bin/bash"):
+        for library in sorted({path for program in ("/bin/bash", *programs) for path in _libraries(program)}):
             _add(tar, library.lstrip("/"), Path(library).read_bytes(), 0o755)
+        for program in programs:
+            _add(tar, f"bin/{Path(program).name}", Path(program).read_bytes(), 0o755)
         _add(tar, "etc/passwd", b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n"
                                 b"app:x:1000:1000:app:/home:/bin/sh\n", 0o644)
         _add(tar, "etc/group", b"root:x:0:\nnogroup:x:65534:\napp:x:1000:\n", 0o644)

@@ -7,7 +7,8 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -110,3 +111,20 @@ class Kubectl:
         """Start, with pipes for everything; the caller ends it."""
         return subprocess.Popen(self.command(*arguments), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                 stderr=subprocess.PIPE, text=True, env=self.env, **options)
+
+
+@contextmanager
+def forwarding(kubectl: Kubectl, *arguments: str) -> Iterator[tuple[int, subprocess.Popen[str]]]:
+    """`kubectl port-forward` with a local port of its choice."""
+    process = kubectl.popen("port-forward", *arguments)
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        match = re.fullmatch(r"Forwarding from 127\.0\.0\.1:(\d+) -> \d+\n", line)
+        if match is None:
+            process.kill()
+            pytest.fail(f"{line}{process.communicate()[1]}")
+        yield int(match[1]), process
+    finally:
+        process.terminate()
+        process.communicate()

@@ -1,9 +1,11 @@
-"""The real Prometheus against a cluster of ours, with docs/prometheus as it stands.
+"""The real Prometheus and the real VictoriaMetrics against a cluster of ours, with docs/prometheus as it stands.
 
 Debian builds Prometheus without discovery by Kubernetes. Where the binary lacks it, `Discovery` takes its place: it
 asks the API server for the same objects with the same token, and hands their targets over with the labels that
 Prometheus' documentation gives them (configuration, kubernetes_sd_config). Everything after that - relabelling,
 certificates, tokens, scraping, rules - is Prometheus' own. A binary with discovery is used with it.
+
+Discovery itself is VictoriaMetrics' part: it reads the same configuration, and has its own client of Kubernetes.
 """
 
 from __future__ import annotations
@@ -17,14 +19,19 @@ import threading
 import urllib.error
 import urllib.parse
 import urllib.request
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from tests.support.space import patience
+
+if TYPE_CHECKING:
+    from tests.support.lab import LabHandle
 
 Json = dict[str, Any]
 DOCS = Path(__file__).parents[2] / "docs" / "prometheus"
@@ -170,55 +177,15 @@ def targets_file(directory: Path, source: Json) -> Path:
     return directory / f"targets-{'-'.join([source['role'], *names])}.json"
 
 
-@dataclass
-class Prometheus:
-    """A running Prometheus. `enter` is the command that enters a node's network, where pods can be reached, and
-    `address` the node's, by which it is reached from here.
-    """
+class HttpApi:
+    """Prometheus' HTTP API, which others offer as well."""
 
-    directory: Path
-    api: Api
-    enter: tuple[str, ...] = ()
-    address: str = "127.0.0.1"
-    port: int = 0
-    _ended: threading.Event = field(default_factory=threading.Event)
-    _process: subprocess.Popen[bytes] | None = None
-    _writer: threading.Thread | None = None
-
-    def start(self) -> None:
-        """Start it, and wait until it answers."""
-        itself = discovers(self.directory)
-        (self.directory / "token").write_text(self.api.token)
-        (self.directory / "ca.crt").write_bytes(self.api.authority.read_bytes())
-        config = configuration(self.directory, self.api, itself=itself)
-        (self.directory / "prometheus.yml").write_text(yaml.safe_dump(config))
-        if not itself:
-            self._write_targets()
-            self._writer = threading.Thread(target=self._follow, daemon=True)
-            self._writer.start()
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        with (self.directory / "prometheus.log").open("wb") as log:
-            self._process = subprocess.Popen(
-                [*self.enter, "prometheus", f"--config.file={self.directory}/prometheus.yml", "--log.level=warn",
-                 f"--storage.tsdb.path={self.directory}/data", f"--web.listen-address={self.address}:{self.port}"],
-                stdout=log, stderr=log)
-        patience("Prometheus answers", self._answers, 60, 0.2)
-
-    def stop(self) -> None:
-        """End it."""
-        self._ended.set()
-        if self._process:
-            self._process.terminate()
-            self._process.wait(60)
-        if self._writer:
-            self._writer.join(60)
+    def __init__(self, url: str) -> None:
+        self.url = url
 
     def get(self, path: str, **query: str) -> Any:
-        """The data of an answer of its API."""
-        url = f"http://{self.address}:{self.port}/api/v1/{path}?{urllib.parse.urlencode(query)}"
-        with urllib.request.urlopen(url, timeout=30) as answer:
+        """The data of an answer."""
+        with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(query)}", timeout=30) as answer:
             found = json.loads(answer.read())
         assert found["status"] == "success", found
         return found["data"]
@@ -229,21 +196,82 @@ class Prometheus:
                 for item in self.get("query", query=expression)["result"]]
 
     def targets(self) -> list[Json]:
-        """What it scrapes."""
+        """What is scraped."""
         found: list[Json] = self.get("targets", state="active")["activeTargets"]
         return found
 
+
+@dataclass
+class Scraper(HttpApi, ABC):
+    """A program that scrapes the cluster from outside. `enter` is the command that enters a node's network, where pods
+    can be reached, and `address` the node's, by which it is reached from here.
+    """
+
+    directory: Path
+    api: Api
+    enter: tuple[str, ...] = ()
+    address: str = "127.0.0.1"
+    _process: subprocess.Popen[bytes] | None = None
+
+    @abstractmethod
+    def command(self, config: Path, listen: str) -> list[str]:
+        """The program and its flags; what it needs else is made here."""
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        (self.directory / "token").write_text(self.api.token)
+        (self.directory / "ca.crt").write_bytes(self.api.authority.read_bytes())
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            listen = f"{self.address}:{probe.getsockname()[1]}"
+        self.url = f"http://{listen}"
+        with (self.directory / "log").open("wb") as log:
+            command = self.command(self.directory / "prometheus.yml", listen)
+            self._process = subprocess.Popen([*self.enter, *command], cwd=self.directory, stdout=log, stderr=log)
+        patience(f"{command[0]} answers", self._answers, 60, 0.2)
+
+    def stop(self) -> None:
+        """End it."""
+        if self._process:
+            self._process.terminate()
+            self._process.wait(60)
+
     def log(self) -> str:
         """What it complains of."""
-        return (self.directory / "prometheus.log").read_text()
+        return (self.directory / "log").read_text()
 
     def _answers(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, self.log()
         try:
-            return bool(self.get("status/buildinfo"))
+            return self.get("status/buildinfo") is not None
         except OSError:
             return False
+
+
+@dataclass
+class Prometheus(Scraper):
+    """The real one, with targets from us where it cannot discover them itself."""
+
+    _ended: threading.Event = field(default_factory=threading.Event)
+    _writer: threading.Thread | None = None
+
+    def command(self, config: Path, listen: str) -> list[str]:
+        itself = discovers(self.directory)
+        config.write_text(yaml.safe_dump(configuration(self.directory, self.api, itself=itself)))
+        if not itself:
+            self._write_targets()
+            self._writer = threading.Thread(target=self._follow, daemon=True)
+            self._writer.start()
+        return ["prometheus", f"--config.file={config}", "--log.level=warn",
+                f"--storage.tsdb.path={self.directory}/data", f"--web.listen-address={listen}"]
+
+    def stop(self) -> None:
+        """End it."""
+        self._ended.set()
+        super().stop()
+        if self._writer:
+            self._writer.join(60)
 
     def _follow(self) -> None:
         while not self._ended.wait(2.0):
@@ -262,6 +290,35 @@ class Prometheus:
             fresh = Path(f"{path}.new")
             fresh.write_text(json.dumps(groups))
             fresh.replace(path)
+
+
+@dataclass
+class VictoriaMetrics(Scraper):
+    """VictoriaMetrics: its kubernetes_sd_configs are its own, and follow the API server by LIST and WATCH."""
+
+    def command(self, config: Path, listen: str) -> list[str]:
+        config.write_text(yaml.safe_dump(configuration(self.directory, self.api, itself=True)))
+        return ["victoria-metrics", *victoria_flags(str(config), f"{self.directory}/data", listen)]
+
+
+def victoria_flags(config: str, data: str, listen: str) -> list[str]:
+    """Its flags for a configuration of Prometheus', of which it passes over the parts that concern rules."""
+    return [f"-promscrape.config={config}", "-promscrape.config.strictParse=false", f"-storageDataPath={data}",
+            f"-httpListenAddr={listen}", "-retentionPeriod=1d", "-promscrape.kubernetesSDCheckInterval=1s",
+            "-search.latencyOffset=0s"]  # what was scraped just now is told at once
+
+
+@contextmanager
+def account(lab: LabHandle) -> Iterator[Api]:
+    """The ServiceAccount of docs/prometheus, as its rbac.yaml makes it, with a token of an hour."""
+    kubectl = lab.kubectl()
+    kubectl("apply", "-f", str(DOCS / "rbac.yaml"))
+    try:
+        token = kubectl("create", "token", "prometheus", "--namespace=monitoring", "--duration=1h").strip()
+        authority = lab.hosts["master"].directories["data"] / "master" / "pki" / "ca.crt"
+        yield Api(lab.server, token, authority)
+    finally:
+        kubectl("delete", "-f", str(DOCS / "rbac.yaml"), timeout=120)
 
 
 def patiently(what: str, holds: Callable[[], object], seconds: float, explain: Callable[[], str]) -> None:
