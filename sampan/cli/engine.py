@@ -27,6 +27,10 @@ class EngineFacts:
     version: str
     root_dir: str
     product: str = ""
+    live_restore: bool = False
+    """Whether containers go on while Docker is restarted."""
+    log_driver: str = ""
+    log_plugins: tuple[str, ...] = ()
 
 
 def problem(facts: EngineFacts) -> tuple[str, str] | None:
@@ -50,7 +54,8 @@ async def facts(host: str) -> EngineFacts:
     version, info = await ask(host, "/version"), await ask(host, "/info")
     components = version.get("Components") or [{}]
     return EngineFacts(str(version.get("Version", "")), str(info.get("DockerRootDir", "")),
-                       str(components[0].get("Name", "")))
+                       str(components[0].get("Name", "")), bool(info.get("LiveRestoreEnabled")),
+                       str(info.get("LoggingDriver", "")), tuple((info.get("Plugins") or {}).get("Log") or ()))
 
 
 async def ask(host: str, path: str) -> Tree:

@@ -1,4 +1,4 @@
-"""The commands for hosts that join a cluster and leave it: token, join, reset, certs."""
+"""The commands for hosts that join a cluster and leave it: token, join, reset, certs, doctor."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sampan.cli.paths import Paths
 from sampan.cli.progress import CommandError, Progress
 from sampan.clusterconfig import BACKENDS
 
-COMMANDS = ("token", "join", "reset", "certs")
+COMMANDS = ("token", "join", "reset", "certs", "doctor")
 Commands = Any  # argparse keeps the type of its subparsers to itself
 
 
@@ -35,6 +35,14 @@ def add_parsers(commands: Commands) -> None:
     certs.add_argument("action", nargs="?", choices=("list", "renew"), default="list")
     certs.add_argument("name", nargs="*", help="which to renew (default: all that this host can renew)")
     certs.add_argument("-o", "--output", choices=("text", "json"), default="text")
+    doctor = commands.add_parser(
+        "doctor", help="look for what breaks clusters on this host",
+        description="Look for what breaks clusters on this host (firewalls, kernel settings, Docker, disks, clock, "
+        "certificates, DNS), and print the commands that mend it. Changes nothing. Exits 1 where there is a fault.")
+    doctor.add_argument("-o", "--output", choices=("text", "json"), default="text")
+    doctor.add_argument("--docker-host", default=os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock"),
+                        help="the Docker Engine's socket, where the host is in no cluster yet (default: $DOCKER_HOST, "
+                        "else %(default)s)")
 
 
 def _token_parser(token: argparse.ArgumentParser) -> None:
@@ -80,7 +88,7 @@ def _join_parser(join: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, paths: Paths) -> int:
     """Carry one of them out; returns the exit code."""
     commands: dict[str, Callable[[argparse.Namespace, Paths], int]] = {
-        "token": _token, "join": _join, "reset": _reset, "certs": _certs}
+        "token": _token, "join": _join, "reset": _reset, "certs": _certs, "doctor": _doctor}
     return commands[arguments.command](arguments, paths)
 
 
@@ -143,6 +151,17 @@ def _certs(arguments: argparse.Namespace, paths: Paths) -> int:
     found = certs.collect(paths)
     print(certs.render(found, now, arguments.output))
     return 1 if any(item.expires <= now for item in found) else 0
+
+
+def _doctor(arguments: argparse.Namespace, paths: Paths) -> int:
+    from sampan.cli.doctor import checks, findings  # noqa: PLC0415 - `sampan version` need not load it
+    from sampan.cli.doctor.gather import Gatherer  # noqa: PLC0415 - as above
+    from sampan.cli.units import units  # noqa: PLC0415 - as above
+
+    _need_root("doctor")
+    found = checks.judge(asyncio.run(Gatherer(paths, units(paths), arguments.docker_host).facts()))
+    print(findings.render(found, arguments.output))
+    return 1 if findings.faulty(found) else 0
 
 
 def _need_root(command: str) -> None:

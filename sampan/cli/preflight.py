@@ -61,14 +61,18 @@ def problems(facts: Facts) -> list[Problem]:
     if facts.missing_commands:
         found.append(Problem(f"not on this host: {', '.join(facts.missing_commands)}",
                              "install iptables 1.8.5 or newer with the host's package manager"))
-    found += [Problem(f"the kernel module {module} is neither loaded nor built in, nor found by modprobe",
-                      f"install the kernel's extra modules (Ubuntu: linux-modules-extra-{platform.release()}; CentOS: "
-                      f"kernel-modules-extra), reboot into the installed kernel, then: modprobe {module}")
-              for module in facts.missing_modules]
+    found += [module_problem(module) for module in facts.missing_modules]
     found += [Problem(f"port {port} is in use",
                       f"see who has it: ss -tlnp 'sport = :{port}'. Another cluster's kubelet or master? Stop it")
               for port in facts.busy_ports]
     return found
+
+
+def module_problem(module: str) -> Problem:
+    """A module that the kernel has not, and modprobe does not find."""
+    return Problem(f"the kernel module {module} is neither loaded nor built in, nor found by modprobe",
+                   f"install the kernel's extra modules (Ubuntu: linux-modules-extra-{platform.release()}; CentOS: "
+                   f"kernel-modules-extra), reboot into the installed kernel, then: modprobe {module}")
 
 
 def demand(facts: Facts) -> None:
@@ -86,8 +90,12 @@ async def look(docker_host: str, ports: Iterable[int]) -> Facts:
     except CommandError as error:
         found = Problem(str(error), error.hint)
     modules = await asyncio.to_thread(missing_modules) if root else ()
-    return Facts(root, found, [name for name in COMMANDS if shutil.which(name, path=search_path()) is None], modules,
-                 [port for port in ports if port_is_busy(port)])
+    return Facts(root, found, missing_commands(), modules, [port for port in ports if port_is_busy(port)])
+
+
+def missing_commands() -> list[str]:
+    """What netplugin runs, and is not on this host."""
+    return [name for name in COMMANDS if shutil.which(name, path=search_path()) is None]
 
 
 def search_path(environ: Mapping[str, str] = os.environ) -> str:
@@ -107,7 +115,7 @@ MODULES: Mapping[str, Path] = {
 
 
 def missing_modules(modules: Mapping[str, Path] = MODULES,
-                    load: Callable[[str], None] | None = None) -> Sequence[str]:
+                    load: Callable[[str], object] | None = None) -> Sequence[str]:
     """Those that are not there, also after trying to load them."""
     missing = []
     for name, sign in modules.items():
@@ -118,13 +126,14 @@ def missing_modules(modules: Mapping[str, Path] = MODULES,
     return missing
 
 
-def modprobe(name: str) -> None:
-    """Load a module if that can be done; whether it was is seen by what it brings."""
+def modprobe(name: str, *options: str) -> bool:
+    """Load a module if that can be done; whether it was is seen by what it brings. With --dry-run: whether it could."""
     try:
-        subprocess.run(["modprobe", name], env={**os.environ, "PATH": search_path()}, capture_output=True,
-                       timeout=MODPROBE_SECONDS, check=False)
+        done = subprocess.run(["modprobe", *options, name], env={**os.environ, "PATH": search_path()},
+                              capture_output=True, timeout=MODPROBE_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired):
-        return
+        return False
+    return done.returncode == 0
 
 
 def port_is_busy(port: int) -> bool:
