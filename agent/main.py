@@ -31,6 +31,7 @@ from agent.link.streams import AgentStreams, NamespaceConnector
 from agent.network.choice import ManagedNetwork, make_network
 from agent.network.peers import announce
 from agent.network.setup import NetworkSetup
+from agent.node.events import NodeEvents
 from agent.node.facts import FactsError, HostFacts, health, host_facts, node_address
 from agent.node.heartbeat import Heartbeat
 from agent.node.status import KUBELET_VERSION, NodeSettings
@@ -124,7 +125,8 @@ class Agent:
                                   config.proxy_healthz_address, observer=ProxyMetrics(metrics.registry))
         events = PodEvents(link.reports, config.node_name, clock)
         resolvers = ClusterDns(link.view, str(config.resolv_conf), events)
-        names = DnsService(config.node_name, link.view, resolvers.node, KeptSockets(self._notifier), clock)
+        names = DnsService(config.node_name, link.view, resolvers.node, KeptSockets(self._notifier), clock,
+                           warn=partial(NodeEvents(link.reports, config.node_name, clock).emit, "Warning"))
         metrics.sample(lambda: dns(names.counters))
         try:
             async with asyncio.TaskGroup() as group:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import socket
 from collections.abc import Callable
@@ -34,6 +35,10 @@ BUFFER = 4 * 1024 * 1024
 """Bytes of datagrams that may wait, while the agent is restarted above all."""
 _SO_RCVBUFFORCE = 33  # socket(7): beyond net.core.rmem_max, for root
 _IP_FREEBIND = 15  # ip(7): before the bridge is there
+CANNOT_LISTEN = "FailedToStartClusterDNS"
+"""The event's reason, worded as kube-proxy's are (FailedToStartProxierHealthcheck)."""
+REMIND_SECONDS = 300.0
+"""A complaint that stays true is repeated that often."""
 WAIT_FOR_MASTER = 1.0
 """Seconds at start to hear from the master before answering from the checkpoint."""
 
@@ -44,13 +49,16 @@ class DnsService:
     """Answers at the first address of the node's pod network, wherever that is."""
 
     def __init__(self, node: str, view: ClusterView, host: Callable[[], HostResolver], kept: KeptSockets,
-                 clock: Clock, *, port: int = PORT, exchange: Exchange | None = None) -> None:
-        """`host` reads the host's resolver configuration."""
+                 clock: Clock, *, port: int = PORT, exchange: Exchange | None = None,
+                 warn: Callable[[str, str], None] = lambda _reason, _message: None) -> None:
+        """`host` reads the host's resolver configuration. `warn` takes reason and message of a Warning event."""
         self._node = node
         self._view = view
         self._kept = kept
         self._clock = clock
         self._port = port
+        self._warn = warn
+        self._warned: dict[str, float] = {}
         self._address = ""
         self._moved = asyncio.Event()
         self.counters = Counters()
@@ -77,14 +85,24 @@ class DnsService:
                 udp, tcp = self._sockets(self._address)
             except OSError as error:
                 failures += 1
-                log.warning("cluster DNS cannot listen on %s port %d: %s; another DNS server that listens on every "
-                            "address of this host must be told not to", self._address, self._port, error)
+                self._complain(error)
                 await self._clock.sleep(Backoff(initial=0.5, maximum=15.0).delay(failures))
                 continue
             failures = 0
             with udp, tcp:
                 log.info("cluster DNS answers at %s port %d", self._address, self._port)
                 await self._serve(DnsServer(self._resolver, self._clock), udp, tcp)
+
+    def _complain(self, error: OSError) -> None:
+        """To the log at each try, to the operator by an event now and then."""
+        said = f"cluster DNS cannot listen on {self._address}:{self._port}: {error.strerror or error}"
+        if error.errno == errno.EADDRINUSE:
+            said += "; a DNS server of this host that listens on every address must be told to listen on its own only"
+        log.warning("%s", said)
+        now = self._clock.monotonic()
+        if now - self._warned.get(said, float("-inf")) >= REMIND_SECONDS:
+            self._warned = {said: now}
+            self._warn(CANNOT_LISTEN, said)
 
     async def _serve(self, server: DnsServer, udp: socket.socket, tcp: socket.socket) -> None:
         """Until the node has another address."""

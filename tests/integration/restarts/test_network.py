@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
 
-from tests.support.cluster import NODE_IP, ClusterHandle, links
+from tests.support.cluster import NODE, NODE_IP, ClusterHandle, links
 from tests.support.space import Space, box, is_ready, patience, restarts
 
 pytestmark = [pytest.mark.docker, pytest.mark.net, pytest.mark.kubectl, pytest.mark.usefixtures("others")]
@@ -40,6 +42,35 @@ def works(space: Space, one: str, two: str) -> None:
 def rules(cluster: ClusterHandle) -> list[str]:
     """Ours, in order."""
     return [line for line in cluster.run("iptables-save").stdout.splitlines() if re.search("SAMPAN", line)]
+
+
+DNS_SERVER = """
+import socket
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+    taken.bind(("0.0.0.0", 53))
+    print("up", flush=True)
+    input()
+"""
+
+
+def test_a_dns_server_of_the_host_that_takes_every_address_is_told(cluster: ClusterHandle, space: Space) -> None:
+    space.pod("one")
+    space.ready("one")
+    answers = cluster.log("agent").count("cluster DNS answers")
+    cluster.crash("agent")
+    with subprocess.Popen([*cluster.enter, sys.executable, "-c", DNS_SERVER], stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE, text=True) as other:
+        try:
+            assert other.stdout is not None
+            assert other.stdout.readline() == "up\n"
+            cluster.start()
+            patience("the Node tells", lambda: re.search(
+                r"Warning +FailedToStartClusterDNS .*cannot listen on 10\.244\.0\.1:53: Address already in use",
+                space.kubectl("describe", "node", NODE)))
+        finally:
+            other.kill()
+    patience("names are answered again", lambda: cluster.log("agent").count("cluster DNS answers") > answers)
+    assert "10.96.0.1" in space.run("one", "nslookup", "kubernetes.default.svc.cluster.local")
 
 
 @pytest.mark.usefixtures("pair")

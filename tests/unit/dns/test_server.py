@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
@@ -91,12 +91,13 @@ def view() -> FakeView:
 
 @asynccontextmanager
 async def running(port: int, store: Store, exchange: FakeExchange | None = None,
-                  seen: FakeView | None = None) -> AsyncIterator[DnsService]:
+                  seen: FakeView | None = None,
+                  warn: Callable[[str, str], None] = lambda _reason, _message: None) -> AsyncIterator[DnsService]:
     """The service as the agent runs it; left at the end as at a restart."""
     environ, first = store.environment()
     kept = KeptSockets(Notifier({"NOTIFY_SOCKET": store.address}), environ, first)
     service = DnsService("me", seen or view(), lambda: HostResolver(["192.0.2.1"]), kept, SystemClock(), port=port,
-                         exchange=exchange or FakeExchange())
+                         exchange=exchange or FakeExchange(), warn=warn)
     task = asyncio.ensure_future(service.run())
     try:
         yield service
@@ -220,11 +221,16 @@ async def test_a_kept_socket_of_another_address_is_given_up(store: Store) -> Non
 
 async def test_an_address_that_another_server_has_is_tried_again(store: Store,
                                                                  caplog: pytest.LogCaptureFixture) -> None:
+    """It is told by an event, once for all of the tries."""
+    warnings: list[tuple[str, str]] = []
     with free_port() as port, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
         other.bind((ADDRESS, port))
-        async with running(port, store):
+        async with running(port, store, warn=lambda *told: warnings.append(told)):
             async with asyncio.timeout(30):
-                while "cannot listen" not in caplog.text:
+                while caplog.text.count("cannot listen") < 2:
                     await asyncio.sleep(0.01)
             other.close()
             await listening(port)
+    assert warnings == [("FailedToStartClusterDNS", (
+        f"cluster DNS cannot listen on {ADDRESS}:{port}: Address already in use; a DNS server of this host that "
+        "listens on every address must be told to listen on its own only"))]
