@@ -6,6 +6,7 @@ Each server runs in a process of its own, on uvloop as the agent does; clients k
 many as fit the socket. CPU is the server's own, by its process's times: it says what an answer costs even where other
 work shares the machine. The same question again is answered from the encoded answers; "every one new" is asked with
 letters in changing case, which makes each message another one; "forwarded" are names that a server upstream knows.
+The aim counts for all of them, by the time of a core.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ def cluster(services: int) -> FakeView:
         view.put(resources.SERVICES, world.service(name, "None" if headless else ip, ports=ports))
         if headless:
             view.put(resources.ENDPOINTSLICES, world.endpoints(
-                name, *({"ip": f"10.244.{number % 250}.{host}", "hostname": f"h{host}"} for host in range(2, 7))))
+                name, *({"ip": f"10.244.{number % 250}.{host}", "hostname": f"h{host}"} for host in range(2, 7)),
+                ports=ports))
     view.confirm()
     return view
 
@@ -120,12 +122,12 @@ def resident() -> float:
     return int(line.split()[1]) / 1024
 
 
-def questions(names: Sequence[str], *, changing: bool = False) -> list[bytes]:
+def questions(names: Sequence[str], kind: str = "A", *, changing: bool = False) -> list[bytes]:
     """Messages without their ids."""
     made = []
     for name in names:
         text = "".join(random.choice((letter, letter.upper())) for letter in name) if changing else name
-        made.append(dns.message.make_query(text, "A").to_wire()[2:])
+        made.append(dns.message.make_query(text, kind).to_wire()[2:])
     return made
 
 
@@ -166,7 +168,7 @@ def wait(port: int, message: bytes) -> None:
 
 
 def measure(title: str, make: Callable[[], Main], port: int, messages: Sequence[bytes], seconds: float) -> float:
-    """One server under one load; prints a line, returns answers a second."""
+    """One server under one load; prints a line, returns answers per second of its core."""
     here, there = multiprocessing.Pipe()
     process = multiprocessing.get_context("fork").Process(target=serve, args=(make, there), daemon=True)
     process.start()
@@ -182,7 +184,7 @@ def measure(title: str, make: Callable[[], Main], port: int, messages: Sequence[
           flush=True)
     process.terminate()
     process.join()
-    return rate
+    return 1 / cost
 
 
 def main() -> int:
@@ -200,12 +202,19 @@ def main() -> int:
     def under(title: str, messages: Sequence[bytes]) -> float:
         return measure(title, lambda: agent_dns(count, port), port, messages, seconds)
 
-    rate = under(f"100 of {count} Services' names again and again", few)
-    under("every one new: letters in changing case", questions(names * 20, changing=True))
-    under("names that do not exist (search path)", questions([f"www.example.com.{name[8:]}" for name in names[:100]]))
-    under("forwarded, in the cache", questions([f"host-{number}.example.com" for number in range(50)]))
-    print(f"aim: at least {AIM} answers/s from one agent; measured {rate / floor:.2f} of the floor")
-    return 0 if rate >= AIM else 1
+    again = under(f"100 of {count} Services' names again and again", few)
+    ports = [f"_http._tcp.{name}" for name in names[::10]]
+    outside = [f"host-{number}.example.com" for number in range(50)]
+    slowest = min(
+        under("every one new: letters in changing case", questions(names * 20, changing=True)),
+        under("every one new: ports of headless Services", questions(ports * 200, "SRV", changing=True)),
+        under("every one new: no such name (search path)",
+              questions([f"www.example.com.{name}" for name in names] * 20, changing=True)),
+        under("every one new: forwarded, in the cache", questions(outside * 400, changing=True)),
+        under("forwarded, in the cache, again and again", questions(outside)))
+    print(f"aim: at least {AIM} answers/s a core; measured {slowest:.0f}, and {again / floor:.2f} of the floor for the "
+          "same again")
+    return 0 if slowest >= AIM else 1
 
 
 if __name__ == "__main__":

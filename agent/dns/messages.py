@@ -17,7 +17,7 @@ QR, AA, TC, RD, RA, AD, CD = 0x8000, 0x0400, 0x0200, 0x0100, 0x0080, 0x0020, 0x0
 authenticated; it need not be checked."""
 NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED, BADVERS = 0, 1, 2, 3, 4, 5, 16
 DO = 0x8000
-"""The flag of EDNS: signatures are wanted."""
+"""The flag of EDNS: signatures are wanted; an answer says so again (RFC 3225)."""
 SMALLEST_UDP = 512
 UDP_PAYLOAD = 1232
 """Bytes that we send and take over UDP where the client can: nothing of that size is cut into fragments."""
