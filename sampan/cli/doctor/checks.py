@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -210,12 +211,22 @@ def check_dns(facts: Facts) -> Iterator[Finding]:
         return
     if not found.problem:
         yield ok("cluster DNS", f"answers at {found.address}")
+    elif not found.routed:
+        yield warning("cluster DNS", f"this host has no route to {found.address}, as it has no default route: its own "
+                      "programs and pods with hostNetwork do not reach Services; other pods do",
+                      f"ip route add {_services(found.address, facts)} dev {firewall.BRIDGE}")
     elif not facts.units.get("agent", True):
         yield fault("cluster DNS", f"{found.address}: {found.problem}; it is the agent that answers there",
                     facts.site.start("agent"))
     else:
         yield fault("cluster DNS", f"{found.address}: {found.problem}", facts.site.log("agent"),
                     f"iptables-save -t nat | grep {found.address}   # the agent's rules for it")
+
+
+def _services(address: str, facts: Facts) -> str:
+    """The network of the Services' addresses; only the master's host knows it, if it is not the default."""
+    network = facts.site.service_cidr
+    return network if ipaddress.ip_address(address) in ipaddress.ip_network(network) else address
 
 
 def check_resolver(facts: Facts) -> Iterator[Finding]:

@@ -92,10 +92,11 @@ class Reached:
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """How the cluster's DNS answered: `problem` "" where it did."""
+    """How the cluster's DNS answered: `problem` "" where it did. `routed`: whether the host has a route to it."""
 
     address: str
     problem: str = ""
+    routed: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from sampan.cli.paths import Paths
 from sampan.cli.progress import CommandError
 from sampan.cli.units import Name, SystemdUnits, Units
 from sampan.client.http import HttpClient
-from sampan.clusterdns import DEFAULT_DOMAIN, NAME, NAMESPACE, cluster_domain, cluster_ips
+from sampan.clusterdns import DEFAULT_DOMAIN, NAME, NAMESPACE, PORT, cluster_domain, cluster_ips
 from sampan.pki.ca import CertificateError
 
 T = TypeVar("T")
@@ -95,7 +95,7 @@ class Gatherer:
         except (ApiError, CommandError, TimeoutError) as error:
             if not address:
                 raise LookError(f"the master does not tell its address: {error}") from error
-        return Names(address, await looks.dns((address, 53), f"kubernetes.default.svc.{domain}"))
+        return await looks.dns((address, PORT), f"kubernetes.default.svc.{domain}")
 
     @contextlib.asynccontextmanager
     async def _client(self, here: Site) -> AsyncIterator[HttpClient]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import random
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from sampan.cli import engine, preflight
 from sampan.cli.doctor import checks, parse
-from sampan.cli.doctor.facts import Disk, Firewalld, Iptables, Kernel, Reached, Resolver, Rules, Ufw
+from sampan.cli.doctor.facts import Disk, Firewalld, Iptables, Kernel, Names, Reached, Resolver, Rules, Ufw
 from sampan.cli.doctor.site import Place, Port, Site
 from sampan.cli.progress import CommandError
 
@@ -199,9 +200,9 @@ class _Answer(asyncio.DatagramProtocol):
             self.received.set_exception(exc)
 
 
-async def dns(server: Place, name: str) -> str:
-    """Ask for a name's addresses by UDP; what is wrong with the answer, "" for nothing."""
-    problem = ""
+async def dns(server: Place, name: str) -> Names:
+    """Ask for a name's addresses by UDP; what is wrong with the answer."""
+    address, problem = server[0], ""
     for _ in range(DNS_TRIES):
         number = random.randrange(1 << 16)  # noqa: S311 - tells this question's answer from an earlier one's
         try:
@@ -217,9 +218,11 @@ async def dns(server: Place, name: str) -> str:
             problem = f"no answer within {ANSWER_SECONDS:g} s"
         except OSError as error:
             problem = f"no answer: {error.strerror or error}"
+            if error.errno == errno.ENETUNREACH:
+                return Names(address, problem, routed=False)
         if not problem:
-            return ""
-    return f"asked for {name}: {problem}"
+            return Names(address)
+    return Names(address, f"asked for {name}: {problem}")
 
 
 def resolver(path: str) -> Resolver:

@@ -50,6 +50,7 @@ class Site:
     server: Place | None = None
     lines: tuple[Place, ...] = ()
     """Where the agent connects: the masters' node services."""
+    service_cidr: str = SERVICE_CIDR
     cluster_dns: str = ""
     """Known here on the master's host only; other nodes ask for it."""
     docker_host: str = DOCKER
@@ -94,6 +95,7 @@ def site(master: Settings | None, agent: Settings | None, paths: Paths = STANDAR
         own_network=not own.get("cni-conf-dir"),
         accepts_forwarded=own.get("accept-forwarded", True) not in (False, "off"),
         server=server, lines=tuple(lines),
+        service_cidr=str(service_cidr),
         cluster_dns="" if master is None else str(theirs.get("cluster-dns") or service_cidr[10]),
         docker_host=str(own.get("docker-host") or docker_host),
         folders=tuple(str(folder) for folder in (own.get("root-dir"), theirs.get("data-dir")) if folder),

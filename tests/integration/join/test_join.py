@@ -170,6 +170,60 @@ def test_it_joins_and_runs_pods(cluster: ClusterHandle, host: JoiningHost, line:
     assert "This host is node n2 already, and Ready." in again.stdout
 
 
+def doctor(host: JoiningHost, *, well: bool) -> dict[str, list[str]]:
+    """What `sampan doctor` finds amiss: by the check, the texts of its faults. It exits with 1 where there is one."""
+    done = host.sampan("doctor", "-o", "json", check=False, timeout=90)
+    assert done.returncode == (0 if well else 1), done.stdout + done.stderr
+    told: dict[str, list[str]] = {}
+    for item in json.loads(done.stdout)["findings"]:
+        if item["level"] == "fault":
+            told.setdefault(item["check"], []).append(item["text"])
+    return told
+
+
+def test_doctor_finds_a_node_well(host: JoiningHost) -> None:
+    host.run("iptables", "-P", "FORWARD", "DROP")
+    assert doctor(host, well=True) == {}
+    said = host.sampan("doctor").stdout
+    route = re.search(r"^warning +cluster DNS +this host has no route to 10\.96\.0\.10,.*\n +(.*)$", said, re.MULTILINE)
+    assert route is not None, said
+    host.run(*route[1].split())
+    said = host.sampan("doctor").stdout
+    assert re.search(r"^ok +FORWARD +its policy is DROP; pods' packets are accepted before", said, re.MULTILINE)
+    assert re.search(rf"^ok +master +the master's node service answers at {NODE_IP}:6444$", said, re.MULTILINE)
+    assert re.search(r"^ok +cluster DNS +answers at 10\.96\.0\.10$", said, re.MULTILINE)
+    assert re.search(r"^ok +clock +as the master's$", said, re.MULTILINE)
+    assert re.search(r"^warning +Docker +live-restore is off", said, re.MULTILINE)
+
+
+def test_doctor_finds_what_breaks_a_node(cluster: ClusterHandle, host: JoiningHost) -> None:
+    """Each by real means; what is mended is well again."""
+    closed = ("INPUT", "-p", "tcp", "--dport", "6444", "-s", host_address(host), "-j", "DROP")
+    cluster.run("iptables", "-I", *closed)
+    host.crash("agent")
+    host.run("iptables", "-D", "FORWARD", "-m", "comment", "--comment", "sampan", "-j", "SAMPAN-FORWARD")
+    host.run("iptables", "-F", "DOCKER-USER")
+    host.run("iptables-legacy", "-P", "FORWARD", "DROP")
+    host.run("sysctl", "-qw", "net.ipv4.ip_forward=0")
+    try:
+        told = doctor(host, well=False)
+    finally:
+        cluster.run("iptables", "-D", *closed)
+        host.run("iptables-legacy", "-P", "FORWARD", "ACCEPT")
+        host.start_agent()
+    assert set(told) == {"FORWARD", "iptables", "sysctl", "services", "master", "cluster DNS"}
+    assert told["FORWARD"] == ["drops pods' packets; the agent, which has them accepted, does not run"]
+    assert "there are rules of two flavours" in told["iptables"][0]
+    assert told["sysctl"] == ["net.ipv4.ip_forward is 0: no packet gets from one interface to another"]
+    assert told["services"] == ["the agent does not run"]
+    assert f"no answer from the master's node service at {NODE_IP}:6444" in told["master"][0]
+    assert "it is the agent that answers there" in told["cluster DNS"][0]
+    deadline = time.monotonic() + 90
+    while host.sampan("doctor", check=False).returncode:
+        assert time.monotonic() < deadline, doctor(host, well=True)
+        time.sleep(1)
+
+
 def test_images_in_a_folder_are_loaded(host: JoiningHost) -> None:
     """For hosts without a registry: what `docker save` wrote is loaded when it appears."""
     name = "sampan-test/carried:1"

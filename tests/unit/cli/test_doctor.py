@@ -186,6 +186,10 @@ CASES = [
      "journalctl -u sampan-agent -n 30"),
     (replace(GOOD, names=Names("10.96.0.10", "no answer"), units={"agent": False}), "fault", "agent that answers there",
      "systemctl enable --now sampan-agent"),
+    (replace(GOOD, names=Names("10.96.0.10", "no answer", routed=False)), "warning", "no route to 10.96.0.10",
+     "ip route add 10.96.0.0/12 dev sampan0"),
+    (replace(GOOD, names=Names("172.20.0.10", "no answer", routed=False)), "warning", "no route to 172.20.0.10",
+     "ip route add 172.20.0.10 dev sampan0"),
     (replace(GOOD, resolver=Resolver("/r", ["127.0.0.53"], ["192.0.2.1"])), "ok", "servers behind it: 192.0.2.1", ""),
     (replace(GOOD, resolver=Resolver("/r", ["127.0.0.53"])), "fault", "/run/systemd/resolve/resolv.conf has no servers",
      "resolvectl dns INTERFACE SERVER"),
@@ -492,14 +496,14 @@ def echo() -> Iterator[tuple[str, int]]:
 
 
 async def test_a_server_is_asked(echo: tuple[str, int]) -> None:
-    assert await looks.dns(echo, "kubernetes.default.svc.cluster.local") == ""
+    assert await looks.dns(echo, "kubernetes.default.svc.cluster.local") == Names("127.0.0.1")
 
 
 async def test_nobody_answers() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
         taken.bind(("127.0.0.1", 0))
         address = taken.getsockname()
-    assert await looks.dns(address, "x.y") == "asked for x.y: no answer: Connection refused"
+    assert await looks.dns(address, "x.y") == Names("127.0.0.1", "asked for x.y: no answer: Connection refused")
 
 
 # Looking
