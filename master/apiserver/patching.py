@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from master.apiserver.decode import Body
 from master.apiserver.patch import apply_json_patch, apply_merge_patch, apply_strategic_patch
+from master.apiserver.patch.lists import go_value
 from master.apiserver.registry import Served
 from master.apiserver.schema import parse
 from master.apiserver.schema.parse import NO_OBJECT, parse_value
 from master.apiserver.schema.registry import Definitions
-from sampan.api.errors import ApiError, bad_request
+from sampan.api.codec import encode
+from sampan.api.errors import ApiError, bad_request, invalid, invalid_object
 
 Tree = dict[str, Any]
 Kind = Literal["json", "merge", "strategic"]
@@ -24,6 +27,7 @@ TYPES: dict[str, Kind] = {
     "application/strategic-merge-patch+json": "strategic",
 }
 _OPERATION = frozenset(("op", "path", "from", "value"))
+_WHAT_KIND = re.compile(r'\S+ in version "\S+" cannot be handled as a \S+: ')
 APPLY = frozenset(("application/apply-patch+yaml", "application/apply-patch+cbor"))
 
 
@@ -42,6 +46,22 @@ class PatchBody:
     def body(self, patched: Tree) -> Body:
         """What the patch made, as it goes on its way like any body."""
         return Body(tree=patched, duplicates=self.duplicates, problems=self.problems)
+
+    @contextmanager
+    def to_blame(self) -> Iterator[None]:
+        """What is wrong with the patched object is the patch's fault: 400 becomes upstream's 422 about `patch`.
+
+        The patch is shown, where upstream shows the whole object for some types: that may be a Secret, which whoever
+        may change it need not be allowed to read.
+        """
+        try:
+            yield
+        except ApiError as error:
+            if error.code != 400:
+                raise
+            shown = go_value(self.value) if self.kind == "strategic" else encode(self.value).decode()
+            raise invalid_object("", "", "", [
+                invalid("patch", shown, _WHAT_KIND.sub("", error.message, count=1))]) from error
 
     def apply(self, served: Served, tree: Tree) -> Tree:
         """The patched copy of an object of that resource."""

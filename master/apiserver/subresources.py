@@ -63,8 +63,9 @@ class Subresources:
 
         async def make(old: Tree) -> Tree:
             patched = patch.apply_to(self.scale_of(target.served, old), SCALE)
-            scale, problems[:] = read_as(self._registry.schemas, patch.body(patched), target, SCALE, "autoscaling/v1",
-                                         "Scale")
+            with patch.to_blame():
+                scale, problems[:] = read_as(self._registry.schemas, patch.body(patched), target, SCALE,
+                                             "autoscaling/v1", "Scale")
             return await self._with_scale(target, old, scale)
 
         return self._scaled(target, await self._writer.change(target, make), problems)

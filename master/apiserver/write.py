@@ -187,8 +187,8 @@ class Writer:
 
         async def make(old: Tree) -> Tree:
             body = patch.body(patch.apply(served, old))
-            new, found, schema_errors = self._decoder.read(served, body, target.validation)
-            problems[:] = found
+            with patch.to_blame():
+                new, problems[:], schema_errors = self._decoder.read(served, body, target.validation)
             self._check_namespace(target, new)
             check_name(target, new)
             self.check_preconditions(target, new, old)

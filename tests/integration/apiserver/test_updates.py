@@ -71,7 +71,7 @@ async def test_strict_json_patches(tmp_path: Path, patch: Any, warnings: list[st
         quoted = ['299 - "' + text.replace('"', '\\"') + '"' for text in warnings]
         assert [answers[mode].warnings for mode in ("Warn", "Ignore")] == [quoted, []]
         assert answers["Ignore"].code == answers["Warn"].code == 200
-        assert answers["Strict"].code == (400 if warnings else 200)
+        assert answers["Strict"].code == (422 if warnings else 200)
         if warnings:
             assert answers["Strict"].json["message"].endswith("strict decoding error: " + warnings[0])
 
@@ -82,6 +82,17 @@ async def test_json_patches_that_test_for_absence(api: Running) -> None:
     add = {"op": "add", "path": "/metadata/annotations", "value": {"x": "y"}}
     await api.ok("PATCH", MAPS + "/a", [absent, add], content_type=JSON_PATCH)
     await api.refused(422, "PATCH", MAPS + "/a", [absent, add], content_type=JSON_PATCH)
+
+
+@pytest.mark.parametrize("patch", [
+    {"stringData": {"a": 1}}, [{"op": "replace", "path": "/data/password", "value": 1}], {"kind": "Pod"}])
+async def test_a_patch_that_makes_no_object_is_shown_without_the_object(api: Running, patch: Any) -> None:
+    await api.ok("POST", NS + "/secrets", {"metadata": {"name": "s"}, "data": {"password": "aGlkZGVu"}})
+    status = await api.refused(422, "PATCH", NS + "/secrets/s", patch,
+                               content_type=JSON_PATCH if isinstance(patch, list) else MERGE)
+    assert status["message"].startswith(' "" is invalid: patch: Invalid value: "')
+    assert [cause["field"] for cause in status["details"]["causes"]] == ["patch"]
+    assert "aGlkZGVu" not in str(status)
 
 
 async def test_a_refused_json_patch_does_not_show_the_object(api: Running) -> None:

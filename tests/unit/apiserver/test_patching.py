@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from master.apiserver.patching import read_patch
-from master.apiserver.schema import load_definitions
-from sampan.api.errors import ApiError
+from master.apiserver.schema import SchemaRegistry, load_definitions
+from sampan.api.errors import ApiError, not_found
 
 
 @pytest.mark.parametrize(("kind", "body", "code", "message"), [
@@ -24,3 +24,27 @@ def test_patches_that_cannot_be_read(kind: str, body: bytes, code: int, message:
     with pytest.raises(ApiError) as refused:
         read_patch(body, f"application/{kind}+json", load_definitions())
     assert (refused.value.code, refused.value.message) == (code, message)
+
+
+@pytest.mark.parametrize(("kind", "patch", "message"), [
+    ("strategic-merge-patch", b'{"spec": {"replicas": "x"}}', (
+        ' "" is invalid: patch: Invalid value: "map[spec:map[replicas:x]]": json: cannot unmarshal string into Go '
+        "struct field DeploymentSpec.spec.replicas of type int32")),
+    ("merge-patch", b'{"spec": {"replicas": "x"}}', (
+        ' "" is invalid: patch: Invalid value: "{\\"spec\\":{\\"replicas\\":\\"x\\"}}": json: cannot unmarshal string '
+        "into Go struct field DeploymentSpec.spec.replicas of type int32")),
+])
+def test_a_patch_is_to_blame_for_what_it_makes(kind: str, patch: bytes, message: str) -> None:
+    schemas = SchemaRegistry(load_definitions())
+    read = read_patch(patch, f"application/{kind}+json", schemas.definitions)
+    definition = "io.k8s.api.apps.v1.Deployment"
+    with pytest.raises(ApiError) as refused, read.to_blame():
+        schemas.of(definition).clean(read.apply_to({"kind": "Deployment", "apiVersion": "apps/v1"}, definition))
+    assert (refused.value.code, refused.value.reason, refused.value.message) == (422, "Invalid", message)
+
+
+def test_other_refusals_are_not_the_patch_s() -> None:
+    read = read_patch(b"{}", "application/merge-patch+json", load_definitions())
+    with pytest.raises(ApiError) as refused, read.to_blame():
+        raise not_found("", "pods", "p")
+    assert refused.value.code == 404
