@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from master.apiserver.metadata import FOREGROUND, ORPHAN
 from master.apiserver.request import Query
-from sampan.api.errors import FieldError, invalid, invalid_object, not_supported
+from sampan.api.errors import FieldError, bad_request, invalid, invalid_object, not_supported
 from sampan.api.times import Time
 
 Tree = dict[str, Any]
@@ -33,8 +33,17 @@ class Options:
 
     @property
     def waits_for_dependents(self) -> bool:
-        """Whether the caller expects the object to stay a while: answered with 202."""
-        return self.propagation == "Foreground" or self.orphan is False
+        """Whether the caller expects the object to stay a while: answered with 202, for old clients' sake only."""
+        return self.orphan is False
+
+
+def check_kind(body: Tree) -> None:
+    """DeleteOptions of any group and version, since clients send that of the object's; ApiError 400."""
+    version, kind = body.get("apiVersion") or "v1", body.get("kind") or "DeleteOptions"
+    if kind != "DeleteOptions":
+        raise bad_request(f'no kind "{kind}" is registered for version "{version}": expected DeleteOptions')
+    if str(version).count("/") > 1:
+        raise bad_request(f"unexpected GroupVersion string: {version}")
 
 
 def read_options(body: Tree, query: Query) -> Options:
@@ -45,15 +54,16 @@ def read_options(body: Tree, query: Query) -> Options:
             "orphanDependents")
         dry_run = body.get("dryRun") or []
     else:
-        grace, policy = query.integer("gracePeriodSeconds"), query.get("propagationPolicy")
+        grace = query.integer("gracePeriodSeconds")
+        policy = query.get("propagationPolicy") if query.has("propagationPolicy") else None
         orphan = query.flag("orphanDependents") if query.has("orphanDependents") else None
         dry_run = []
     dry_run = [*dry_run, *query.all("dryRun")]
     errors: list[FieldError] = []
-    if policy and orphan is not None:
+    if policy is not None and orphan is not None:
         errors.append(invalid("propagationPolicy", policy,
                               "orphanDependents and deletionPropagation cannot be both set"))
-    elif policy and policy not in POLICIES:
+    if policy is not None and policy not in POLICIES:
         errors.append(not_supported("propagationPolicy", policy, ("Foreground", "Background", "Orphan", "nil")))
     if grace is not None and grace < 0:
         grace = 1  # negative values are treated as the value `1`, as upstream documents it

@@ -184,9 +184,7 @@ class ResourceHandlers:
         if body.data.strip():
             tree = parse(body.data, body.content_type).tree
         if tree:
-            if tree.get("kind") not in (None, "", "DeleteOptions"):
-                raise bad_request(f"no kind \"{tree['kind']}\" is registered for options of a deletion: expected "
-                                  "DeleteOptions")
+            deletion.check_kind(tree)
             self._registry.schemas.of(DELETE_OPTIONS).clean(tree)
         return deletion.read_options(tree, info.query)
 

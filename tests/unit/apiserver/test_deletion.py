@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from master.apiserver.deletion import Options, done_with, finalizers_after, plan, read_options
+from master.apiserver.deletion import Options, check_kind, done_with, finalizers_after, plan, read_options
 from master.apiserver.request import Query
 from sampan.api.errors import ApiError
 
@@ -106,3 +106,31 @@ def test_options_from_body_and_query() -> None:
         with pytest.raises(ApiError) as refused:
             read_options(body, Query())
         assert refused.value.code == 422
+
+
+def test_a_policy_is_checked_whatever_stands_beside_it() -> None:
+    with pytest.raises(ApiError) as refused:
+        read_options({"propagationPolicy": "", "orphanDependents": False}, Query())
+    assert [cause.message for cause in refused.value.causes] == [
+        'Invalid value: "": orphanDependents and deletionPropagation cannot be both set',
+        'Unsupported value: "": supported values: "Foreground", "Background", "Orphan", "nil"']
+    with pytest.raises(ApiError):
+        read_options({}, Query.parse("propagationPolicy="))
+
+
+@pytest.mark.parametrize("body", [
+    {}, {"kind": "DeleteOptions"}, {"apiVersion": "apps/v1"}, {"apiVersion": "of/nobody"}])
+def test_options_of_any_version(body: dict[str, Any]) -> None:
+    check_kind(body)
+
+
+@pytest.mark.parametrize(("body", "message"), [
+    ({"kind": "Pod"}, 'no kind "Pod" is registered for version "v1": expected DeleteOptions'),
+    ({"kind": "DeleteOption", "apiVersion": "apps/v1"},
+     'no kind "DeleteOption" is registered for version "apps/v1": expected DeleteOptions'),
+    ({"apiVersion": "a/b/c"}, "unexpected GroupVersion string: a/b/c"),
+])
+def test_what_are_no_options(body: dict[str, Any], message: str) -> None:
+    with pytest.raises(ApiError) as refused:
+        check_kind(body)
+    assert (refused.value.code, refused.value.message) == (400, message)
