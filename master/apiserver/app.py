@@ -23,7 +23,7 @@ from master.apiserver.handlers import ResourceHandlers
 from master.apiserver.metrics import Metrics
 from master.apiserver.paths import Paths
 from master.apiserver.registry import Registry
-from master.apiserver.request import RequestInfo, parse, require_known_method
+from master.apiserver.request import RequestInfo, parse
 from master.apiserver.responses import refuse
 from master.apiserver.schema.parse import MAX_BODY
 from master.apiserver.security import Security
@@ -133,8 +133,9 @@ class ApiServer:
         return response
 
     async def _answer(self, request: web.BaseRequest, info: RequestInfo) -> web.StreamResponse:
+        if request.method == "OPTIONS" and info.path == "*":
+            return web.Response()  # about the server, not about anything on it (RFC 9110, 9.3.7)
         user = await self._authenticate(request)
-        require_known_method(info)
         await self._security.access.check(user, Attributes.of(info))
         if info.is_resource:
             return await self._resources.handle(request, info, user)
@@ -164,7 +165,7 @@ class ApiServer:
         user = self._users.get(connection)
         if user is None:
             peer = connection.getpeercert()
-            user = auth.certificate_user(peer)
+            user = auth.certificate_user(peer, connection.getpeercert(binary_form=True))
             if user is not None:
                 self._metrics.certified(ssl.cert_time_to_seconds(peer["notAfter"]) - time.time())
                 self._users[connection] = user

@@ -6,6 +6,7 @@ Whether they may, `master.apiserver.authorization` decides.
 from __future__ import annotations
 
 import csv
+import hashlib
 import hmac
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
@@ -23,6 +24,8 @@ Lookup = Callable[[str, str], Tree | None]
 AUTHENTICATED = "system:authenticated"
 MASTERS = "system:masters"
 BOOTSTRAPPERS = "system:bootstrappers"
+CREDENTIAL_ID = "authentication.kubernetes.io/credential-id"
+"""Which certificate or token it was, in the user's extra."""
 ANONYMOUS = User("system:anonymous", ("system:unauthenticated",))
 INTERNAL = User("system:apiserver", (MASTERS, AUTHENTICATED))
 """The master's own parts."""
@@ -108,8 +111,11 @@ class StaticTokens:
         return found
 
 
-def certificate_user(peer: Mapping[str, Any] | None) -> User | None:
-    """Whom a verified client certificate speaks for, as `SSLObject.getpeercert()` tells it."""
+def certificate_user(peer: Mapping[str, Any] | None, encoded: bytes | None) -> User | None:
+    """Whom a verified client certificate speaks for, as `SSLObject.getpeercert()` tells it, and its DER form.
+
+    Its digest goes with the user, so that a request can be traced to one certificate of several with that name.
+    """
     if not peer:
         return None
     name, groups = "", []
@@ -119,7 +125,10 @@ def certificate_user(peer: Mapping[str, Any] | None) -> User | None:
                 name = value
             elif key == "organizationName":
                 groups.append(value)
-    return User(name, (*groups, AUTHENTICATED)) if name else None
+    if not name:
+        return None
+    digest = hashlib.sha256(encoded or b"").hexdigest()
+    return User(name, (*groups, AUTHENTICATED), extra=((CREDENTIAL_ID, (f"X509SHA256={digest}",)),))
 
 
 class Authentication:

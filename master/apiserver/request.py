@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, unquote
 
-from sampan.api.errors import ApiError, bad_request
+from sampan.api.errors import bad_request
 
 _METHOD_VERBS = {"POST": "create", "GET": "get", "HEAD": "get", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 _NAMESPACE_SUBRESOURCES = frozenset(("status", "finalize"))
@@ -65,7 +65,10 @@ _NO_QUERY = Query()
 
 @dataclass(frozen=True, slots=True)
 class RequestInfo:
-    """One request. For paths that name no resource, `is_resource` is false and `verb` is the method in lower case."""
+    """One request. `verb` is "" for methods that no resource has, such as TRACE.
+
+    For paths that name no resource, `is_resource` is false and `verb` is the method in lower case.
+    """
 
     verb: str
     path: str
@@ -115,8 +118,3 @@ def _verb(verb: str, name: str, query: Query) -> str:
         return "watch" if query.flag("watch") else "list"
     return "deletecollection" if verb == "delete" else verb
 
-
-def require_known_method(info: RequestInfo) -> None:
-    """405 for methods that no resource has (TRACE, OPTIONS, …)."""
-    if info.is_resource and not info.verb:
-        raise ApiError(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")

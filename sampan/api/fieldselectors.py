@@ -11,6 +11,9 @@ from typing import Final
 
 from sampan.api.labelselectors import SelectorError
 
+_EVERY_KIND = frozenset(("metadata.name", "metadata.namespace"))
+"""What can be asked of kinds that have no fields of their own for it."""
+
 
 @dataclass(frozen=True, slots=True)
 class FieldRequirement:
@@ -47,7 +50,9 @@ class FieldSelector:
         """SelectorError with upstream's text when it asks for a field that the kind does not have."""
         for item in self.requirements:
             if item.field not in known:
-                raise SelectorError(f"field label not supported: {item.field}")
+                raise SelectorError(f'"{item.field}" is not a known field selector: only "metadata.name", '
+                                    '"metadata.namespace"' if known <= _EVERY_KIND
+                                    else f"field label not supported: {item.field}")
 
     def __str__(self) -> str:
         return ",".join(map(str, self.requirements))

@@ -65,7 +65,8 @@ async def test_selectors(ten: Running, query: str, expected: list[str]) -> None:
 
 
 @pytest.mark.parametrize(("query", "message"), [
-    ("fieldSelector=data.k=v", "field label not supported: data.k"),
+    ("fieldSelector=data.k=v",
+     '"data.k" is not a known field selector: only "metadata.name", "metadata.namespace"'),
     ("labelSelector=a+in+(b", "unable to parse requirement: "),
     ("labelSelector=-x", "unable to parse requirement: "),
     ("fieldSelector=x", "invalid selector: 'x'; can't understand 'x'"),
@@ -288,7 +289,10 @@ async def test_openapi(api: Running) -> None:
     ("GET", "/nothing", 404), ("GET", "/api/v1/nothing", 404), ("GET", "/apis/apps/v1/namespaces/default/pods", 404),
     ("GET", "/api/v1/namespaces/default/nodes", 404), ("POST", "/api/v1/pods", 405), ("PUT", MAPS, 405),
     ("POST", MAPS + "/a", 405), ("GET", PODS + "/p/nothing", 404), ("DELETE", PODS + "/p/status", 405),
-    ("OPTIONS", MAPS, 405), ("GET", PODS + "/p/exec", 404), ("GET", MAPS + "/a/b/c/d", 404), ("POST", "/healthz", 405),
+    ("OPTIONS", MAPS, 405), ("TRACE", MAPS + "/a", 405), ("OPTIONS", "/api/v1/nothing", 404), ("OPTIONS", PODS, 405),
+    ("TRACE", PODS + "/p/status", 405), ("TRACE", PODS + "/p/nothing", 404), ("OPTIONS", "/nothing", 404),
+    ("OPTIONS", "/apis/authorization.k8s.io/v1/subjectaccessreviews", 405),
+    ("GET", PODS + "/p/exec", 404), ("GET", MAPS + "/a/b/c/d", 404), ("POST", "/healthz", 405),
     ("GET", "/api/v1/namespaces/%ff/configmaps/%00", 404), ("POST", "/nothing", 404), ("POST", "/apis/nothing", 404),
     ("PUT", "/apis/apps/v9", 404), ("POST", "/api", 405), ("DELETE", "/apis/apps/v1", 405), ("POST", "/version", 405),
     ("GET", "/readyz/nothing", 404), ("GET", "/readyz/etcd/nothing", 404), ("GET", "/livez/caches", 404),

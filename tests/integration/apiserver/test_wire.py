@@ -100,7 +100,7 @@ async def test_what_is_no_http_is_refused_quietly(api: Running, request_: bytes,
     (GET + b"Accept: \xff\r\n\r\n", 406),
     (GET + b"Impersonate-User: \xff\r\n\r\n", 400),
     (GET + b"Impersonate-User: a\r\nImpersonate-Group: \xff\r\n\r\n", 400),
-    (b"OPTIONS * HTTP/1.1\r\n" + HOST + b"\r\n", 404), (b"CONNECT x:80 HTTP/1.1\r\n" + HOST + b"\r\n", 404),
+    (b"CONNECT x:80 HTTP/1.1\r\n" + HOST + b"\r\n", 404),
     (b"TRACE " + MAPS.encode() + b" HTTP/1.1\r\n" + HOST + b"\r\n", 405),
 ])
 async def test_odd_requests_get_a_status(api: Running, request_: bytes, code: int) -> None:
@@ -108,6 +108,13 @@ async def test_odd_requests_get_a_status(api: Running, request_: bytes, code: in
         writer.write(request_)
         given, status = await answer(reader)
     assert (given, status["kind"], status["code"]) == (code, "Status", code)
+
+
+async def test_options_of_the_whole_server(api: Running) -> None:
+    async with connection(api) as (reader, writer):
+        writer.write(b"OPTIONS * HTTP/1.1\r\n" + HOST + b"\r\n")
+        code, fields = await head(reader)
+    assert (code, fields["Content-Length"]) == (200, "0")
 
 
 async def test_compressed_bodies(api: Running) -> None:

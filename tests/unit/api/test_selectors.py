@@ -148,6 +148,8 @@ def test_field_errors() -> None:
     with pytest.raises(SelectorError, match="unescaped character in value: ="):
         parse_fields("a=b=c")
     with pytest.raises(SelectorError, match="field label not supported: foo"):
+        parse_fields("foo=bar").check({"metadata.name", "spec.bar"})
+    with pytest.raises(SelectorError, match='"foo" is not a known field selector: only "metadata'):
         parse_fields("foo=bar").check({"metadata.name"})
 
 

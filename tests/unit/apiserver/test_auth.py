@@ -71,6 +71,8 @@ async def test_bearer_headers() -> None:
 
 def test_certificates() -> None:
     peer = {"subject": ((("organizationName", "a"),), (("organizationName", "b"),), (("commonName", "alice"),))}
-    assert auth.certificate_user(peer) == User("alice", ("a", "b", auth.AUTHENTICATED))
-    assert auth.certificate_user({}) is None
-    assert auth.certificate_user({"subject": ((("organizationName", "a"),),)}) is None
+    digest = "X509SHA256=ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # of "abc" (FIPS 180-4)
+    assert auth.certificate_user(peer, b"abc") == User("alice", ("a", "b", auth.AUTHENTICATED), extra=(
+        ("authentication.kubernetes.io/credential-id", (digest,)),))
+    assert auth.certificate_user({}, b"abc") is None
+    assert auth.certificate_user({"subject": ((("organizationName", "a"),),)}, b"abc") is None
