@@ -12,14 +12,15 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from agent.dns.zone import Record
+from agent.dns.zone import LONGEST_LABEL, Record
 
 A, NS, CNAME, SOA, PTR, TXT, AAAA, SRV, OPT, ANY = 1, 2, 5, 6, 12, 16, 28, 33, 41, 255
 KINDS = {"A": A, "NS": NS, "CNAME": CNAME, "SOA": SOA, "PTR": PTR, "TXT": TXT, "AAAA": AAAA, "SRV": SRV}
 TYPES = {number: text for text, number in KINDS.items()}
 INTERNET = 1
 """The class of all that we know."""
-LONGEST_LABEL, LONGEST_NAME = 63, 255
+LONGEST_NAME = 255
+"""Bytes, with the lengths."""
 POINTER = 0xC000
 """Set in two bytes that stand for the rest of a name, found at the place that the other bits say."""
 
@@ -38,15 +39,14 @@ class RR(NamedTuple):
 
 def to_wire(name: str) -> bytes:
     """A name's bytes, with or without a dot at its end; ValueError for what is none."""
-    wire = bytearray()
-    for label in name.removesuffix(".").encode("ascii").split(b".") if name.strip(".") else ():
-        if not 0 < len(label) <= LONGEST_LABEL:
-            raise ValueError(f"{name!r} has an empty label or one of more than {LONGEST_LABEL} bytes")
-        wire.append(len(label))
-        wire += label
-    if len(wire) >= LONGEST_NAME:
-        raise ValueError(f"{name!r} has more than {LONGEST_NAME} bytes")
-    return bytes(wire) + b"\0"
+    text = name.removesuffix(".")
+    if not text:
+        return b"\0"
+    labels = text.split(".")
+    if "" in labels or max(map(len, labels)) > LONGEST_LABEL or len(text) > LONGEST_NAME - 2:
+        raise ValueError(f"{name!r} is empty in between, or has more than {LONGEST_LABEL} bytes in a label or "
+                         f"{LONGEST_NAME} in all")
+    return "".join([chr(len(label)) + label for label in labels]).encode("ascii") + b"\0"
 
 
 def name_at(data: bytes, at: int) -> bytes:

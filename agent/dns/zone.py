@@ -1,8 +1,9 @@
 """What the cluster's domain says, decided from the index; knows nothing of packets.
 
 Source: Kubernetes DNS-Based Service Discovery, version 1.1.0 of the schema. Where that leaves things open, this does
-as CoreDNS in upstream's clusters: an endpoint without a host name is called by its address with dashes, a Service's
-own name has SRV records of all its ports, pods' names are made from the question without looking for the pod.
+as CoreDNS in upstream's clusters: an endpoint without a host name is called by its address with dashes, the own name
+of a Service or an endpoint has SRV records of all its ports, pods' names are made from the question without looking
+for the pod.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ TTL = 5
 SRV_WEIGHTS = 100
 """Shared by a name's SRV records."""
 
+LONGEST_LABEL = 63
+"""Bytes of a part of a name; an ExternalName may have longer ones, which then lead nowhere."""
 _REVERSE_V4 = ("in-addr", "arpa")
 _REVERSE_V6 = ("ip6", "arpa")
 
@@ -98,8 +101,8 @@ class Zone:
                 return self._typed(labels, kind, "TXT", [f'"{SCHEMA_VERSION}"'])
             case ("ns", "dns"):
                 return Found(tuple(record for record in self._name_server() if record.type == kind))
-            case ("dns",) | ("svc",) | ("pod",):
-                return EMPTY
+            case ("dns",) | ("svc",) | ("pod",) | (_, "pod"):
+                return EMPTY  # there are names below it (RFC 8020)
             case (address, namespace, "pod"):
                 return self._pod(labels, address, namespace, kind)
             case (*rest, namespace, "svc"):
@@ -117,6 +120,8 @@ class Zone:
         return Found(tuple(Record(name, only, value) for value in values)) if kind == only else EMPTY
 
     def _pod(self, labels: Sequence[str], text: str, namespace: str, kind: str) -> Found:
+        if "." in text or ":" in text:
+            return NOTHING  # within one label
         try:
             address = str(IPv4Address(text.replace("-", ".")))
         except AddressValueError:
@@ -144,13 +149,15 @@ class Zone:
             case (hostname,):
                 name = f"{hostname}.{self._name(service)}"
                 there = [entry for entry in self._backends(service) if entry.hostname == hostname]
+                if kind == "SRV" and there:
+                    return self._headless_srv(service, name, [entry for entry in there if entry.port is not None])
                 return self._addresses(name, [entry.address for entry in there], kind)
             case _:
                 return NOTHING
 
     def _external(self, service: Service) -> Found:
         target = (service.spec.external_name or "").strip(".").lower()
-        if not target or is_address(target):
+        if is_address(target) or not all(0 < len(label) <= LONGEST_LABEL for label in target.split(".")):
             return NOTHING
         return Found((Record(self._name(service), "CNAME", f"{target}."),), alias=target)
 

@@ -79,6 +79,7 @@ def cluster() -> FakeView:
                 service("outside", type="ExternalName", externalName="www.example.com"),
                 service("inside", type="ExternalName", externalName="web.default.svc.cluster.local"),
                 service("circle", type="ExternalName", externalName="circle.default.svc.cluster.local"),
+                service("outside-the-rules", type="ExternalName", externalName=f"{'x' * 64}.example.com"),
                 service("number", type="ExternalName", externalName="192.0.2.1")):
         view.put(resources.SERVICES, obj)
     sql = [{"name": "sql", "port": 15432}]

@@ -6,6 +6,7 @@ from collections import Counter
 
 import dns.flags
 import dns.message
+import dns.name
 import dns.rcode
 import pytest
 
@@ -34,6 +35,7 @@ FOUND: list[tuple[str, str, list[str]]] = [
     (f"_sql._tcp.db.default.{ZONE}", "SRV",
      [f"0 33 15432 10-244-2-7.db.default.{ZONE}.", f"0 33 15432 db-0.db.default.{ZONE}.",
       f"0 33 15432 db-1.db.default.{ZONE}."]),
+    (f"db-0.db.default.{ZONE}", "SRV", [f"0 100 15432 db-0.db.default.{ZONE}."]),
     ("5.1.244.10.in-addr.arpa", "PTR", [f"db-0.db.default.{ZONE}."]),
     ("7.2.244.10.in-addr.arpa", "PTR", [f"10-244-2-7.db.default.{ZONE}."]),
     ("9.1.244.10.in-addr.arpa", "PTR", [f"10-244-1-9.web.default.{ZONE}."]),
@@ -67,6 +69,7 @@ NOT_FOUND = [
     ("google.com.default.svc.cluster.local", NXDOMAIN), ("google.com.cluster.local", NXDOMAIN),
     ("200.1.244.10.in-addr.arpa", NXDOMAIN),
     (f"default.{ZONE}", NOERROR), (ZONE, NOERROR), ("cluster.local", NOERROR), ("pod.cluster.local", NOERROR),
+    ("default.pod.cluster.local", NOERROR), (f"outside-the-rules.default.{ZONE}", NXDOMAIN),
     (f"_tcp.web.default.{ZONE}", NOERROR), (f"_http._tcp.web.default.{ZONE}", NOERROR),
     ("dns-version.cluster.local", NOERROR),
 ]
@@ -87,6 +90,14 @@ async def test_what_is_not_there_is_told_apart_from_what_has_no_such_record(name
 async def test_a_type_that_a_service_has_no_record_of_is_no_error(kind: str) -> None:
     answer = await Bench().ask(f"web.default.{ZONE}", kind)
     assert (answer.rcode(), answer.answer, len(answer.authority)) == (NOERROR, [], 1)
+
+
+@pytest.mark.parametrize("label", [b"10.244.3.4", b"fd00::1"])
+def test_an_address_within_one_label_is_no_pods_name(label: bytes) -> None:
+    name = dns.name.Name([label, b"default", b"pod", b"cluster", b"local", b""])
+    answer = Bench().resolver.quick(dns.message.make_query(name, "A").to_wire())
+    assert isinstance(answer, bytes)
+    assert dns.message.from_wire(answer).rcode() == NXDOMAIN
 
 
 async def test_the_domain_has_an_soa_record_whose_serial_grows() -> None:

@@ -175,6 +175,15 @@ async def test_a_service_outside_is_followed_upstream() -> None:
     assert values(await bench.ask(name, "CNAME")) == [f"{name} CNAME www.example.com."]
 
 
+async def test_where_its_answer_is_truncated_the_client_is_told() -> None:
+    bench = Bench()
+    bench.exchange.default = lambda question, stream: (
+        OSError("refused") if stream else upstream_answer(question, "A 198.51.100.1", truncated=True))
+    answer = await bench.ask("outside.default.svc.cluster.local")
+    assert len(answer.answer) == 2
+    assert answer.flags & dns.flags.TC
+
+
 async def test_where_its_name_is_not_there_the_answer_says_so() -> None:
     bench = Bench()
     bench.exchange.default = says(rcode=dns.rcode.NXDOMAIN, soa="example.com.")
