@@ -20,6 +20,7 @@ from sampan.loop.settings import LEVELS, ConfigError, Option, Settings, absolute
 
 NAME_LIMIT = 52
 """A certificate's common name has 64 characters at most, and "system:node:" takes twelve of them."""
+_INTERFACE = re.compile(r"^[^\s/:]{1,15}$")
 _NAME = re.compile(r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")
 
 
@@ -29,6 +30,7 @@ class Config:
 
     node_name: str
     node_ip: str
+    node_interface: str
     server: str
     node_server: tuple[str, ...]
     root_dir: Path
@@ -78,6 +80,12 @@ def _address(text: str) -> str:
         return str(ipaddress.IPv4Address(text))
     except ValueError:
         raise ValueError("must be an IPv4 address, such as 192.168.1.10") from None
+
+
+def _interface(text: str) -> str:
+    if text and not _INTERFACE.match(text):
+        raise ValueError("must be the name of an interface, such as eth0")
+    return text
 
 
 def _server(text: str) -> str:
@@ -154,6 +162,8 @@ _OPTIONS = (
     Option("node-name", "", "NAME", "this node's name in the cluster (default: the host's)", _node_name),
     Option("node-ip", "", "IP", "the address by which other nodes reach this one (default: that of the default "
            "route)", _address),
+    Option("node-interface", "", "NAME", "the interface that the node's address is on; it is followed when it changes, "
+           "also where node-ip names the address that there was first", _interface),
     Option("server", "", "URL", "the API server, asked once to join: https://HOST:6443", lambda text: _server(text)
            if text else ""),
     Option("node-server", "", "HOST:PORT", "the masters' node services, separated by commas (default: the server's "

@@ -31,6 +31,7 @@ from agent.link.streams import AgentStreams, NamespaceConnector
 from agent.network.choice import ManagedNetwork, make_network
 from agent.network.peers import announce
 from agent.network.setup import NetworkSetup
+from agent.node.address import AddressChanged, AddressWatch, interface_of, interfaces
 from agent.node.events import NodeEvents
 from agent.node.facts import FactsError, HostFacts, health, host_facts, node_address
 from agent.node.heartbeat import Heartbeat
@@ -79,8 +80,8 @@ class StartError(Exception):
     """The agent cannot start on this host; the message says why and what to do."""
 
 
-EXPECTED = (StartError, JoinError, FactsError, CheckpointTooNew, labels.UnknownLabels, EngineError, NetworkError,
-            CgroupError)
+EXPECTED = (StartError, AddressChanged, JoinError, FactsError, CheckpointTooNew, labels.UnknownLabels, EngineError,
+            NetworkError, CgroupError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,7 @@ class Agent:
         containers that outlived it (live-restore) and other nodes' pods go on finding one another.
         """
         config, clock = self._config, self._clock
-        address, news = node_address(config.node_ip), asyncio.Event()
+        address, news = node_address(config.node_ip, config.node_interface), asyncio.Event()
         metrics = AgentMetrics(config.node_name, KUBELET_VERSION)
         engine = MeasuredEngine(DockerEngine(config.docker_host), metrics, clock)
         network, volumes = make_network(config, clock, address), make_volumes(config, clock)
@@ -131,6 +132,7 @@ class Agent:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(link.run())
+                group.create_task(make_watch(config, address, clock).run())
                 for name, run in (("pod network", network.run), ("network setup", setup.run),
                                   ("Services", services.run), ("cluster DNS", names.run)):
                     group.create_task(supervise(name, run, clock))
@@ -222,6 +224,12 @@ class Agent:
                 async with asyncio.timeout(NETWORK_PATIENCE):
                     await setup.ready.wait()
         await heartbeat.run()
+
+
+def make_watch(config: settings.Config, address: str, clock: Clock) -> AddressWatch:
+    """What follows the node's address. One that was given alone is not followed: it is what it has to be."""
+    interface = config.node_interface or ("" if config.node_ip else interface_of(address, interfaces()))
+    return AddressWatch(address, interface, clock)
 
 
 def make_volumes(config: settings.Config, clock: Clock) -> HostVolumes:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import psutil
 
+from agent.node.address import follow, interfaces
+
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 PODS_DEFAULT = 110
 OWN_INTERFACES = re.compile(r"^(lo|docker|br-|veth|sampan|cni|flannel|virbr)")
@@ -78,13 +80,16 @@ def health(disk: Path) -> Health:
         pids_used=len(psutil.pids()))
 
 
-def node_address(wanted: str = "") -> str:
-    """The IPv4 address by which other hosts reach this one: `wanted`, else the default route's, else the first.
+def node_address(wanted: str = "", interface: str = "") -> str:
+    """The IPv4 address by which other hosts reach this one: `wanted`, or that of `interface` where the host no longer
+    has `wanted`; else the default route's, else the first.
 
     A host without a default route is fine (an air-gapped one); FactsError where there is no address at all.
     """
-    if wanted:
-        return wanted
+    if wanted or interface:
+        if found := follow(wanted, interface, interfaces()):
+            return found
+        raise FactsError(f"the interface {interface} is not there or has no IPv4 address; give one with --node-ip")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))  # sends nothing: only asks which source address would be used

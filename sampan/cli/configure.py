@@ -7,6 +7,7 @@ import fcntl
 import re
 import socket
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +52,24 @@ def default_address() -> str:
             return str(probe.getsockname()[0])
         except OSError:
             pass
-        for _, name in socket.if_nameindex():
+        for name, found in _addresses(probe):
             if not OWN_INTERFACES.match(name):
-                with contextlib.suppress(OSError):  # it has none
-                    request = struct.pack("256s", name.encode()[:15])
-                    return socket.inet_ntoa(fcntl.ioctl(probe, SIOCGIFADDR, request)[20:24])
+                return found
     return "127.0.0.1"
+
+
+def interface_of(address: str) -> str:
+    """The interface whose first address this is; "" where there is none, or loopback has it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        return next((name for name, found in _addresses(probe) if found == address and name != "lo"), "")
+
+
+def _addresses(probe: socket.socket) -> Iterator[tuple[str, str]]:
+    """The interfaces, and each one's first IPv4 address."""
+    for _, name in socket.if_nameindex():
+        with contextlib.suppress(OSError):  # it has none
+            request = struct.pack("256s", name.encode()[:15])
+            yield name, socket.inet_ntoa(fcntl.ioctl(probe, SIOCGIFADDR, request)[20:24])
 
 
 def kubeconfig_current(paths: Paths, content: bytes) -> bool:

@@ -154,7 +154,8 @@ def write_configuration(options: JoinOptions, address: str, paths: Paths) -> Non
     """The agent's configuration file; settings of yours in one that is there stay."""
     host, port = options.lines
     settings: Tree = {
-        "node-name": options.name, "node-ip": options.node_ip or address, "server": options.server,
+        "node-name": options.name, "node-ip": options.node_ip or address,
+        "node-interface": "" if options.node_ip else configure.interface_of(address), "server": options.server,
         "node-server": f"{host}:{port}", "docker-host": options.docker_host,
         "root-dir": str(paths.data / "agent"), "run-dir": str(paths.run), "cert-dir": str(identity(paths).parent),
         "bootstrap-token-file": str(paths.bootstrap_token),

@@ -224,6 +224,33 @@ def test_doctor_finds_what_breaks_a_node(cluster: ClusterHandle, host: JoiningHo
         time.sleep(1)
 
 
+def test_it_follows_when_its_address_changes(cluster: ClusterHandle, host: JoiningHost) -> None:
+    """As by DHCP: the node goes by the new address, pods run on, and the other node finds them again."""
+    kubectl = cluster.kubectl()
+
+    def told() -> tuple[str, str, str]:
+        node, pod = kubectl.json("get", "node", "n2"), kubectl.json("get", "pod", "far")
+        addresses = {item["type"]: item["address"] for item in node["status"]["addresses"]}
+        return (addresses["InternalIP"], node["metadata"]["annotations"]["flannel.alpha.coreos.com/public-ip"],
+                pod["status"]["hostIP"])
+
+    old = host_address(host)
+    new = "192.168.77.12"
+    assert told() == (old, old, old)
+    running = host.docker("ps", "-q", "--no-trunc")
+    far = kubectl.json("get", "pod", "far")["status"]["podIP"]
+    cluster.run("busybox", "ping", "-c", "1", "-W", "20", far)
+    host.run("ip", "addr", "del", f"{old}/24", "dev", "eth0")
+    host.run("ip", "addr", "add", f"{new}/24", "dev", "eth0")
+    patience(lambda: told() == (new, new, new))
+    assert f"this node's address has changed from {old} to {new}; starting again" in host.log("agent")
+    patience(lambda: cluster.run("busybox", "ping", "-c", "1", "-W", "2", far, check=False).returncode == 0)
+    assert kubectl("exec", "far", "--", "echo", "hello") == "hello\n"
+    assert host.docker("ps", "-q", "--no-trunc") == running
+    trusting = ("curl", "-sS", "--max-time", "5", "--cacert", str(cluster.directory / "data/master/pki/ca.crt"))
+    patience(lambda: cluster.run(*trusting, f"https://{new}:10250/healthz", check=False).returncode == 0)
+
+
 def test_images_in_a_folder_are_loaded(host: JoiningHost) -> None:
     """For hosts without a registry: what `docker save` wrote is loaded when it appears."""
     name = "sampan-test/carried:1"

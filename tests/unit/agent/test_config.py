@@ -29,6 +29,7 @@ def test_a_flag_counts_before_the_environment_and_that_before_the_file(tmp_path:
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--node-name", "Big"], "node-name: must be a DNS name"),
     (["--node-ip", "x"], "node-ip: must be an IPv4 address"),
+    (["--node-interface", "192.0.2.0/24"], "node-interface: must be the name of an interface"),
     (["--server", "http://a"], "server: must be the API server's address"),
     (["--root-dir", "rel"], "root-dir: must be an absolute path, not 'rel' \\(from --root-dir\\)"),
     (["--docker-host", "tcp://a:1"], "docker-host: must be a socket"),

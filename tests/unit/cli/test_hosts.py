@@ -21,7 +21,7 @@ from sampan import clusterconfig
 from sampan.api.resources import CONFIGMAPS, SECRETS
 from sampan.api.types.core_v1 import ConfigMap, Secret
 from sampan.api.types.meta_v1 import ObjectMeta
-from sampan.cli import certs, engine, join, preflight, reset, token
+from sampan.cli import certs, configure, engine, join, preflight, reset, token
 from sampan.cli import main as command
 from sampan.cli.join import JoinOptions
 from sampan.cli.paths import Paths
@@ -168,6 +168,19 @@ async def test_a_printed_join_line_is_understood() -> None:
 
 
 # The configuration
+
+@pytest.mark.parametrize(("given", "interface"), [("", "eth7"), ("192.0.2.9", "")])
+def test_an_address_that_the_user_gave_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str,
+                                                       interface: str) -> None:
+    place = paths(tmp_path)
+    monkeypatch.setattr(configure, "interface_of", {"192.0.2.2": "eth7"}.get)
+    join.write_configuration(JoinOptions("https://m:6443", node_ip=given), "192.0.2.2", place)
+    assert yaml.safe_load(place.agent_config.read_text())["node-interface"] == interface
+
+
+def test_loopback_is_no_interface_to_be_reached_by() -> None:
+    assert configure.interface_of("127.0.0.1") == ""
+
 
 def test_the_agent_s_configuration_keeps_what_is_the_user_s(tmp_path: Path) -> None:
     place = paths(tmp_path)
