@@ -76,6 +76,10 @@ tests:
   input_series:
   - {{series: 'kube_node_status_condition{{node="a",condition="Ready",status="true"}}', values: '1 1 0x20'}}
   - {{series: 'kube_node_status_condition{{node="b",condition="Ready",status="true"}}', values: '1x20'}}
+  - {{series: 'kube_node_status_condition{{node="a",condition="Ready",status="unknown"}}', values: '0 0 1x20'}}
+  - {{series: 'kube_node_status_condition{{node="b",condition="Ready",status="unknown"}}', values: '0x20'}}
+  - {{series: 'sampan_agent_connected{{node="a",instance="a"}}', values: '1 0 stale'}}
+  - {{series: 'sampan_agent_connected{{node="b",instance="b"}}', values: '1x20'}}
   - {{series: 'kube_node_status_condition{{node="a",condition="DiskPressure",status="true"}}', values: '1x20'}}
   - {{series: 'up{{job="kubernetes-nodes",node="a",instance="a"}}', values: '0x20'}}
   - {{series: 'up{{job="kubernetes-apiservers",instance="m"}}', values: '1x5 0x15'}}
@@ -102,7 +106,7 @@ def test_alerts_fire(tmp_path: Path) -> None:
     wanted = {"NodeNotReady": {"node": "a", "condition": "Ready", "status": "true"},
               "DiskPressure": {"node": "a", "condition": "DiskPressure", "status": "true"},
               "AgentDown": {"node": "a", "instance": "a", "job": "kubernetes-nodes"},
-              "MasterDown": {}, "ProxySyncFailing": {"node": "a"}, "StoreLarge": {},
+              "AgentDisconnected": {"node": "a"}, "MasterDown": {}, "ProxySyncFailing": {"node": "a"}, "StoreLarge": {},
               "PodCrashLooping": {"namespace": "n", "pod": "p", "container": "c", "reason": "CrashLoopBackOff"}}
     texts = {rule["alert"]: rule for rule in rules()}
     expected = []
