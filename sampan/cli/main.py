@@ -14,6 +14,7 @@ from sampan.api.errors import ApiError
 from sampan.cli import hosts, lab
 from sampan.cli.paths import Paths
 from sampan.cli.progress import CommandError, Progress
+from sampan.client.kubeconfig import KubeconfigError
 from sampan.clusterconfig import BACKENDS
 from sampan.pki.ca import CertificateError
 
@@ -171,7 +172,7 @@ def main() -> int:
         return run(arguments)
     except CommandError as error:
         print(f"error: {error}" + (f"\n       {error.hint}" if error.hint else ""), file=sys.stderr)
-    except (ApiError, CertificateError) as error:
+    except (ApiError, CertificateError, KubeconfigError) as error:
         print(f"error: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         return 130

@@ -21,6 +21,7 @@ from sampan.cli.paths import Paths
 from sampan.cli.progress import CommandError, Progress
 from sampan.cli.units import BackgroundUnits
 from sampan.cli.up import UpOptions, refresh_kubeconfig, write_configuration
+from sampan.pki import ca, kubeconfig
 from sampan.pki.cluster import ClusterPki
 
 
@@ -151,6 +152,17 @@ def test_kubeconfig_is_honoured_and_a_missing_one_told(
     said = capsys.readouterr().err
     assert said.startswith("error: /nowhere/config: No such file or directory\n")
     assert "--kubeconfig or $KUBECONFIG" in said
+
+
+def test_a_kubeconfig_with_a_spoiled_certificate_is_told(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    _, authority = ca.Authority.create("c")
+    own = authority.issue(ca.Identity("admin"))
+    place = tmp_path / "config"
+    place.write_bytes(kubeconfig.render("https://127.0.0.1:1", authority.certificate, b"spoiled", own.key))
+    monkeypatch.setattr(sys, "argv", ["sampan", "get", "pods", "--kubeconfig", str(place)])
+    assert command.main() == 1
+    assert capsys.readouterr().err.startswith("error: certificates for https://127.0.0.1:1: ")
 
 
 def wait_for(condition: object, seconds: float = 10) -> None:
