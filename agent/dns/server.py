@@ -21,6 +21,8 @@ CONNECTIONS = 128
 """TCP connections at a time; more wait in the kernel."""
 IDLE = 10.0
 """Seconds that a client may take for its next message over TCP."""
+PIPELINED = 16
+"""Messages of one connection that are being answered at a time; the next one is read after that."""
 MOST_PENDING = 256
 """Datagrams waiting for upstream at a time; more are dropped, and their clients ask again."""
 LAST_WORDS = 0.5
@@ -36,6 +38,7 @@ class DnsServer:
         self._resolver = resolver
         self._clock = clock
         self._pending: set[asyncio.Task[None]] = set()
+        self._forwarding = 0
 
     async def serve(self, udp: socket.socket, tcp: socket.socket) -> None:
         """Until cancelled; then nothing more is read, and what was read is still answered."""
@@ -63,11 +66,15 @@ class DnsServer:
             answer = self._resolver.quick(data)
             if isinstance(answer, bytes):
                 _send(sock, answer, client)
-            elif len(self._pending) < MOST_PENDING:
+            elif self._forwarding < MOST_PENDING:
+                self._forwarding += 1
                 self._later(self._forward(sock, answer, client), group)
 
     async def _forward(self, sock: socket.socket, query: Query, client: Any) -> None:
-        _send(sock, await self._resolver.resolve(query), client)
+        try:
+            _send(sock, await self._resolver.resolve(query), client)
+        finally:
+            self._forwarding -= 1
 
     async def _accept(self, tcp: socket.socket, group: asyncio.TaskGroup) -> None:
         loop = asyncio.get_running_loop()
@@ -88,26 +95,37 @@ class DnsServer:
 
     async def _connection(self, connection: socket.socket, slots: asyncio.Semaphore,
                           group: asyncio.TaskGroup) -> None:
-        """One client, message by message (RFC 7766)."""
+        """One client. What takes long does not hold up the answers to its other messages (RFC 7766, 6.2.1.1)."""
+        answers: set[asyncio.Task[None]] = set()
+        turn = asyncio.Lock()
         with connection:
             try:
                 connection.setblocking(False)
                 while (message := await _message(connection)) is not None:
-                    await self._later(self._answer(connection, message), group)
+                    task = self._later(self._answer(connection, message, turn), group)
+                    answers.add(task)
+                    task.add_done_callback(answers.discard)
+                    if len(answers) >= PIPELINED:
+                        await asyncio.wait(answers, return_when=asyncio.FIRST_COMPLETED)
             except (OSError, TimeoutError) as error:
                 log.debug("a client over TCP: %s", error)
             finally:
                 slots.release()
+                if answers:
+                    await asyncio.wait(answers)
 
-    async def _answer(self, connection: socket.socket, message: bytes) -> None:
+    async def _answer(self, connection: socket.socket, message: bytes, turn: asyncio.Lock) -> None:
         answer = self._resolver.quick(message, stream=True)
         if not isinstance(answer, bytes):
             answer = await self._resolver.resolve(answer)
         if not answer:
             return
-        with contextlib.suppress(OSError, TimeoutError):  # the client has gone: its next message will not come
-            async with asyncio.timeout(IDLE):
+        try:
+            async with turn, asyncio.timeout(IDLE):
                 await asyncio.get_running_loop().sock_sendall(connection, len(answer).to_bytes(2, "big") + answer)
+        except (OSError, TimeoutError):  # what is sent in part leaves nothing to go on with
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     def _later(self, work: Coroutine[Any, Any, None], group: asyncio.TaskGroup) -> asyncio.Task[None]:
         """Have work done that is finished even when the server ends."""

@@ -21,7 +21,7 @@ from sampan.api import resources
 from sampan.loop.clock import SystemClock
 from sampan.loop.kept import KeptSockets
 from sampan.loop.notify import Notifier
-from tests.support.dns import FakeExchange, cluster, node, upstream_answer, values
+from tests.support.dns import FakeExchange, cluster, endpoints, node, service, upstream_answer, values
 from tests.support.pods import FakeView
 
 NAME = "web.default.svc.cluster.local"
@@ -137,6 +137,65 @@ async def test_udp_and_tcp(store: Store) -> None:
                 size = int.from_bytes(await reader.readexactly(2), "big")
                 assert dns.message.from_wire(await reader.readexactly(size)).id == number
             writer.close()
+
+
+def framed(number: int, name: str = NAME) -> bytes:
+    wire = dns.message.make_query(name, "A", id=number).to_wire()
+    return len(wire).to_bytes(2, "big") + wire
+
+
+async def received(reader: asyncio.StreamReader) -> dns.message.Message:
+    async with asyncio.timeout(60):
+        size = int.from_bytes(await reader.readexactly(2), "big")
+        return dns.message.from_wire(await reader.readexactly(size))
+
+
+async def test_over_tcp_a_slow_answer_holds_up_no_other_and_the_last_ones_come_after_a_half_close(store: Store) -> None:
+    told = asyncio.Event()
+
+    class Slow(FakeExchange):
+        async def ask(self, server: Server, question: Question, wire: bytes, number: int, *,
+                      stream: bool) -> dns.message.Message:
+            await told.wait()
+            return upstream_answer(question, "A 198.51.100.7")
+
+    with free_port() as port:
+        async with running(port, store, Slow()):
+            await listening(port)
+            reader, writer = await asyncio.open_connection(ADDRESS, port)
+            writer.write(b"".join([framed(0, "www.example.com"), *(framed(number) for number in range(1, 60))]))
+            writer.write_eof()
+            assert {(await received(reader)).id for _ in range(59)} == set(range(1, 60))
+            told.set()
+            last = await received(reader)
+            assert (last.id, values(last)) == (0, ["www.example.com A 198.51.100.7"])
+            assert await reader.read() == b""
+            writer.close()
+
+
+async def test_a_client_over_tcp_that_reads_no_answers_is_given_up(store: Store,
+                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.dns.server.IDLE", 0.2)
+    seen = view()
+    seen.put(resources.SERVICES, service("many", "None"))
+    seen.put(resources.ENDPOINTSLICES, endpoints("many", *({"ip": f"10.{n >> 8}.{n & 255}.1"} for n in range(4000))))
+    with free_port() as port:
+        async with running(port, store, seen=seen):
+            await listening(port)
+            with socket.socket() as client:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                client.setblocking(False)
+                loop = asyncio.get_running_loop()
+                await loop.sock_connect(client, (ADDRESS, port))
+
+                async def ask_on() -> None:
+                    while True:
+                        await loop.sock_sendall(client, framed(1, "many.default.svc.cluster.local"))
+                        await asyncio.sleep(0.001)
+
+                with pytest.raises(ConnectionError):
+                    await asyncio.wait_for(ask_on(), 60)
+            await listening(port)
 
 
 async def test_garbage_does_not_stop_it(store: Store) -> None:

@@ -82,7 +82,7 @@ def damaged(draw: st.DrawFn) -> bytes:
     return bytes(data[:draw(st.integers(len(data) - 12, len(data)))] if draw(st.booleans()) else data)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(damaged())
 def test_questions_are_read_as_the_library_reads_them(data: bytes) -> None:
     if data[2] & 0xF8 or int.from_bytes(data[4:6], "big") != 1:
@@ -165,7 +165,7 @@ def lowered(wanted: Sequence[RR]) -> list[RR]:
 SECTION = st.lists(records(), max_size=12)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(SECTION, SECTION, SECTION, st.booleans(), st.integers(100, 1500), st.integers(0, 0xFFF))
 def test_answers_say_to_the_library_what_they_are_to_say(
         answer: Sequence[RR], authority: Sequence[RR], additional: Sequence[RR], edns: bool, size: int,
@@ -208,7 +208,7 @@ def test_a_message_of_any_length_can_be_read() -> None:
     assert parsed(dns.message.from_wire(wire, one_rr_per_rrset=True).answer) == made
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(SECTION, SECTION, SECTION)
 def test_what_upstream_servers_say_is_passed_on_unchanged(answer: Sequence[RR], authority: Sequence[RR],
                                                           additional: Sequence[RR]) -> None:
