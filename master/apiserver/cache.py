@@ -64,6 +64,11 @@ class CacheWatch:
             self.end()
         self._wake()
 
+    def mark(self) -> None:
+        """Tell the reader by a bookmark how far it has come."""
+        if self._cache.revision >= 0:
+            self.push(self._cache.bookmark())
+
     def end(self) -> None:
         """Let the reader have what is there, and no more."""
         self._ended = True
@@ -258,7 +263,7 @@ class ResourceCache:
                            buffer=self._watch_buffer)
         if initial:
             found = self._objects.page(self._within(namespace), "", match, 0).entries
-            end = [self._bookmark(initial_end=True)] if send_initial_events else []
+            end = [self.bookmark(initial_end=True)] if send_initial_events else []
             watch.initial = chain((CacheEvent.of("ADDED", entry) for entry in found), end)
         else:
             missed = self._window.after(after)
@@ -269,7 +274,8 @@ class ResourceCache:
     def _within(self, namespace: str) -> str:
         return f"{namespace}/" if namespace and self.resource.namespaced else ""
 
-    def _bookmark(self, *, initial_end: bool = False) -> CacheEvent:
+    def bookmark(self, *, initial_end: bool = False) -> CacheEvent:
+        """Up to where everything has been told by now."""
         return bookmark(self.resource.api_version, self.resource.kind, self.revision, initial_end=initial_end)
 
     def forget(self, watch: CacheWatch) -> None:
@@ -293,7 +299,7 @@ class ResourceCache:
             await self._clock.sleep(self._bookmark_interval)
             asking = [watch for watch in self._watches if watch.bookmarks]
             if asking and self.revision >= 0:
-                event = self._bookmark()
+                event = self.bookmark()
                 for watch in asking:
                     watch.push(event)
 

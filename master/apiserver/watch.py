@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
 
 import msgspec
 from aiohttp import web
 
+from master.apiserver.cache import CacheWatch
 from master.apiserver.entry import CacheEvent, Match
 from master.apiserver.negotiate import Form, Media
 from master.apiserver.registry import Registry, Selection, Served
@@ -22,6 +23,9 @@ from sampan.loop.clock import Clock
 
 MINIMUM_SECONDS = 1800
 """A watch without timeoutSeconds lasts this long and up to twice as long, so that clients do not come back at once."""
+
+LAST_BOOKMARK = 2.0
+"""So many seconds before the end of a watch with bookmarks comes one more, so that its client resumes from there."""
 
 READER_SECONDS = 60.0
 """How long a client may leave what it was sent unread; its connection is then closed."""
@@ -111,7 +115,7 @@ class Watches:
             return response
         async with aclosing(watch):
             await response.prepare(request)
-            with suppress(TimeoutError):
+            with suppress(TimeoutError), _last_bookmark(watch, options):
                 async with asyncio.timeout(options.timeout) as timeout:
                     self._timeouts.add(timeout)
                     try:
@@ -123,6 +127,19 @@ class Watches:
                         self._timeouts.discard(timeout)
         await _send(response.write_eof())
         return response
+
+
+@contextmanager
+def _last_bookmark(watch: CacheWatch, options: WatchOptions) -> Iterator[None]:
+    left = options.timeout - LAST_BOOKMARK
+    if not options.bookmarks or left <= 0:
+        yield
+        return
+    timer = asyncio.get_running_loop().call_later(left, watch.mark)
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 async def _send(writing: Awaitable[None]) -> None:

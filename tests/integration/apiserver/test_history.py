@@ -8,6 +8,7 @@ import aiohttp
 import msgspec
 import pytest
 
+from master.apiserver import watch as watching
 from sampan.api.resources import CONFIGMAPS
 from tests.support.apiserver import Running
 
@@ -114,12 +115,25 @@ async def test_bookmarks(api: Running) -> None:
             async with api.session.get(f"{api.url}{MAPS}?watch=1&resourceVersion={revision}&timeoutSeconds=1") as plain:
                 for watch in cache._watches:
                     if watch.bookmarks:
-                        watch.push(cache._bookmark())
+                        watch.mark()
                 assert await plain.read() == b""  # who does not ask for them gets none
             event = msgspec.json.decode(await response.content.readline())
             assert (event["type"], event["object"]["kind"]) == ("BOOKMARK", kind)
             assert int(event["object"]["metadata"]["resourceVersion"]) > int(revision)
             assert not event["object"].get("rows")
+
+
+async def test_the_last_bookmark_of_a_watch(api: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "LAST_BOOKMARK", 0.9)
+    revision = (await make(api, "a"))[0]
+    await api.ok("PATCH", "/api/v1/namespaces/default", {"metadata": {"labels": {"x": "y"}}}, content_type=MERGE)
+    query = f"resourceVersion={revision}&timeoutSeconds=1"
+    async with api.session.get(f"{api.url}{MAPS}?watch=1&{query}&allowWatchBookmarks=true") as response:
+        last = msgspec.json.decode(await response.read())  # nothing comes but this
+    assert last["type"] == "BOOKMARK"
+    assert int(last["object"]["metadata"]["resourceVersion"]) > int(revision)
+    async with api.session.get(f"{api.url}{MAPS}?watch=1&{query}") as response:
+        assert await response.read() == b""
 
 
 async def test_what_a_watch_shows_of_objects_that_leave(api: Running) -> None:
