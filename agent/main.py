@@ -125,9 +125,10 @@ class Agent:
         services = proxy.Services(link.view, ProxyNode(config.node_name, address, config.pod_cidr), clock,
                                   config.proxy_healthz_address, observer=ProxyMetrics(metrics.registry))
         events = PodEvents(link.reports, config.node_name, clock)
+        link.warn = warn = partial(NodeEvents(link.reports, config.node_name, clock).emit, "Warning")
         resolvers = ClusterDns(link.view, str(config.resolv_conf), events)
         names = DnsService(config.node_name, link.view, resolvers.node, KeptSockets(self._notifier), clock,
-                           warn=partial(NodeEvents(link.reports, config.node_name, clock).emit, "Warning"))
+                           warn=warn)
         metrics.sample(lambda: dns(names.counters))
         try:
             async with asyncio.TaskGroup() as group:

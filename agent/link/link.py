@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -63,6 +63,8 @@ class Link:
         """Set while the master has confirmed the view over the present connection."""
         self.refusal = ""
         """Why the master does not want this agent; "" where it does, or is not reached."""
+        self.warn: Callable[[str, str], None] = _unheard
+        """Where what this node's people should know goes, as an event's reason and message; it goes by `reports`."""
         self._node = node
         self._servers = tuple(servers)
         self._files = files
@@ -155,7 +157,9 @@ class Link:
             except (grpc.aio.AioRpcError, CertificateError, OSError, Disconnected) as error:
                 failures += 1
                 why = error.details() if isinstance(error, grpc.aio.AioRpcError) else error
-                log.warning("the node's certificate ends %s and could not be renewed: %s", self._files.expires(), why)
+                text = f"the node's certificate ends {self._files.expires()} and could not be renewed: {why}"
+                log.warning("%s", text)
+                self.warn("CertificateExpirationWarning", text)
                 await self._clock.sleep(Backoff(initial=10.0, maximum=600.0).delay(failures, self._rng))
 
     async def _renew(self) -> None:
@@ -259,6 +263,10 @@ def _disconnected(error: Exception) -> Exception:
     if isinstance(error, grpc.aio.AioRpcError):
         return Disconnected(error.details() or error.code().name, refused=error.code() in _REFUSALS)
     return error
+
+
+def _unheard(_reason: str, _message: str) -> None:
+    """Nobody makes events of it."""
 
 
 def _renewal(certificate: bytes) -> datetime:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -9,8 +12,9 @@ import msgspec
 import pytest
 
 from master.apiserver import watch as watching
+from master.store.sqlite import SqliteStore
 from sampan.api.resources import CONFIGMAPS
-from tests.support.apiserver import Running
+from tests.support.apiserver import Running, api_server
 
 MAPS = "/api/v1/namespaces/default/configmaps"
 MERGE = "application/merge-patch+json"
@@ -34,6 +38,29 @@ async def events(api: Running, query: str, count: int, accept: str = "applicatio
                                timeout=aiohttp.ClientTimeout(total=20)) as response:
         assert (response.status, response.headers["Content-Type"]) == (200, "application/json")
         return [msgspec.json.decode(await response.content.readline()) for _ in range(count)]
+
+
+async def test_revisions_have_64_bits(tmp_path: Path) -> None:
+    """Beyond what 32 bits hold, and JavaScript's numbers: strings, from the first write to the watch."""
+    start = 2**53
+    await (await SqliteStore.open(tmp_path / "state.db")).close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "state.db", isolation_level=None)) as database:
+        database.execute("UPDATE meta SET value = ? WHERE name = 'revision'", (start,))
+    async with api_server(tmp_path, "sqlite") as api:
+        revisions = await make(api, "a", "b", "c")
+        assert all(isinstance(revision, str) and int(revision) > start for revision in revisions)
+        assert len(set(revisions)) == 3
+        assert names(await api.ok("GET", f"{MAPS}?resourceVersionMatch=Exact&resourceVersion={revisions[1]}")) == [
+            "a", "b"]
+        [seen] = await events(api, f"resourceVersion={revisions[1]}", 1)
+        found = seen["object"]["metadata"]
+        assert (found["name"], found["resourceVersion"]) == ("c", revisions[2])
+        page = await api.ok("GET", f"{MAPS}?limit=1")
+        rest = await api.ok("GET", f"{MAPS}?limit=5&continue={page['metadata']['continue']}")
+        assert names(page) + names(rest) == ["a", "b", "c"]
+        stale = await api.refused(409, "PUT", MAPS + "/a", {"metadata": {"name": "a", "resourceVersion": revisions[1]}})
+        assert "the object has been modified" in stale["message"]
+        await api.ok("PUT", MAPS + "/a", {"metadata": {"name": "a", "resourceVersion": revisions[0]}})
 
 
 async def test_a_list_at_a_revision(api: Running) -> None:

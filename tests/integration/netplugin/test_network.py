@@ -142,6 +142,21 @@ async def test_dockers_drop_of_forwarded_packets_does_not_cut_pods_off(network: 
     assert reaches(pids[0], "192.0.2.2")
 
 
+@pytest.mark.usefixtures("outside")
+async def test_who_filters_forwarded_packets_himself_is_left_to_it(tmp_path: Path, pids: list[int]) -> None:
+    """`accept-forwarded: off`: FORWARD's policy counts for pods, and a rule of the administrator's."""
+    network = NodeNetwork(tmp_path / "ipam", cluster_cidr="10.42.0.0/16", accept_forwarded=False)
+    await network.setup(CIDR)
+    await network.attach(sandbox(1, pids[0]))
+    assert reaches(pids[0], "192.0.2.2")
+    run(["iptables", "-P", "FORWARD", "DROP"])
+    assert not reaches(pids[0], "192.0.2.2")
+    for way in ("-s", "-d"):
+        run(["iptables", "-A", "FORWARD", way, "10.42.0.0/16", "-j", "ACCEPT"])
+    assert reaches(pids[0], "192.0.2.2")
+    await network.close()
+
+
 async def test_host_ports(network: NodeNetwork, pids: list[int], outside: int) -> None:
     served = sandbox(1, pids[0], HostPort(8000, 80), HostPort(8001, 80, "TCP", "127.0.0.1"))
     one = await network.attach(served)

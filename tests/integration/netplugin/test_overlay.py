@@ -125,6 +125,14 @@ async def test_the_device_is_as_flannels(nodes: list[Host]) -> None:
         ["0e:59:0a:2a:02:00", "dst", "192.0.2.2", "self", "permanent"])
 
 
+@pytest.mark.parametrize("offload", [False, True])
+async def test_checksum_offload_is_off_unless_it_is_asked_for(tmp_path: Path, offload: bool) -> None:
+    """Cards and kernels exist that get the checksums of packets in a tunnel wrong (kubernetes#88986)."""
+    async with hosts(2, tmp_path, offload=offload) as nodes:
+        shown = nodes[0].run("ethtool", "-k", "sampan.1")
+        assert f"tx-checksum-ip-generic: {'on' if offload else 'off'}" in shown
+
+
 async def test_nodes_that_come_move_and_go_are_followed(tmp_path: Path, pids: list[int]) -> None:
     async with hosts(2, tmp_path, introduced=False) as nodes:
         for node, pid in zip(nodes, pids, strict=False):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -14,6 +16,7 @@ from msgspec.structs import replace
 
 from agent.link.files import NodeFiles
 from agent.link.link import Link
+from agent.node.events import NodeEvents
 from sampan.api import codec
 from sampan.api.resources import CONFIGMAPS, EVENTS, LEASES, NODES, PODS, SECRETS, SERVICES
 from sampan.api.times import MicroTime, Time
@@ -333,6 +336,20 @@ async def test_a_certificate_is_renewed_while_the_line_is_up(master: Master, tmp
         assert link.connected.is_set()
     async with running(master.agent(tmp_path, "n1", files=files)) as link:
         await synced(link)
+
+
+async def test_a_certificate_that_cannot_be_renewed_is_told(master: Master, tmp_path: Path) -> None:
+    master.client.put(node("n1"))
+    assert master.service is not None
+    master.service._signer = None
+    link = master.agent(tmp_path, "n1", files=master.identity(tmp_path / "pki", "n1", lifetime=ca.YEAR / 365 / 24 / 60))
+    link.warn = partial(NodeEvents(link.reports, "n1", master.clock).emit, "Warning")
+    async with running(link):
+        await until(lambda: master.client.count("create", "events"))
+    [told] = (await master.client.list(EVENTS, "default")).items
+    assert (told.type, told.reason, told.involved_object.name) == ("Warning", "CertificateExpirationWarning", "n1")
+    assert re.fullmatch(r"the node's certificate ends \S+ \S+ and could not be renewed: this master signs no "
+                        "certificates", told.message or ""), told.message
 
 
 async def test_an_agent_without_master_restores_its_pods(master: Master, tmp_path: Path) -> None:

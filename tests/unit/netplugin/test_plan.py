@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -21,6 +22,7 @@ from netplugin.kernel.dump import (
     parse_route,
     parse_vxlan,
 )
+from netplugin.kernel.firewall import Firewall as KernelFirewall
 from netplugin.kernel.generation import parse_generation
 from netplugin.kernel.monitor import disturbs
 from netplugin.plan import (
@@ -109,6 +111,20 @@ def test_iptables_versions(text: str, backend: Backend) -> None:
     assert parse_version(text) == backend
     assert backend.random_fully == (backend.version >= (1, 6, 2))
     assert bool(backend.warning) == (backend.version == (1, 8, 4))
+
+
+@pytest.mark.parametrize(("version", "warned"), [("1.8.4", True), ("1.8.5", False)])
+async def test_a_version_with_known_faults_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                        caplog: pytest.LogCaptureFixture, version: str,
+                                                        warned: bool) -> None:
+    for name in ("iptables", "iptables-restore"):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho x >>{tmp_path}/asked\necho 'iptables v{version} (nf_tables)'\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    firewall = KernelFirewall()
+    assert await firewall.backend() == await firewall.backend() == parse_version(f"v{version} (nf_tables)")
+    assert (tmp_path / "asked").read_text() == "x\n"
+    assert ("may write rules twice" in caplog.text) is warned
 
 
 def test_an_unknown_iptables() -> None:
