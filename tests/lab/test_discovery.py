@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,24 +35,23 @@ Target = tuple[str, frozenset[tuple[str, str]]]
 
 
 @pytest.fixture(scope="module")
-def rights(lab: LabHandle) -> Iterator[Api]:
+def rights(lab: LabHandle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     if PROGRAM is None:
         pytest.skip("victoria-metrics is not installed")
-    with account(lab) as api:
+    with account(lab, tmp_path_factory.mktemp("rights")) as api:
         yield api
 
 
 @pytest.fixture(scope="module")
-def outside(lab: LabHandle, rights: Api) -> Iterator[VictoriaMetrics]:
+def outside(lab: LabHandle, rights: Api, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VictoriaMetrics]:
     """On the master's host, as the configuration's first lines say it."""
-    directory = Path(tempfile.mkdtemp(prefix="victoria-"))
+    directory = tmp_path_factory.mktemp("victoria")
     running = VictoriaMetrics(directory, rights, lab.hosts["master"].enter, lab.hosts["master"].ip)
     try:
         running.start()
         yield running
     finally:
         running.stop()
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 def target(url: str, **labels: str) -> Target:

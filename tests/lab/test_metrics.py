@@ -39,7 +39,7 @@ def prometheus(lab: LabHandle) -> Iterator[Prometheus]:
         pytest.skip("prometheus is not installed")
     directory = Path(tempfile.mkdtemp(prefix="prometheus-"))
     master = lab.hosts["master"]
-    with account(lab) as api:
+    with account(lab, directory) as api:
         running = Prometheus(directory, api, master.enter, master.ip)
         try:
             running.start()

@@ -309,13 +309,14 @@ def victoria_flags(config: str, data: str, listen: str) -> list[str]:
 
 
 @contextmanager
-def account(lab: LabHandle) -> Iterator[Api]:
-    """The ServiceAccount of docs/prometheus, as its rbac.yaml makes it, with a token of an hour."""
+def account(lab: LabHandle, directory: Path) -> Iterator[Api]:
+    """The ServiceAccount of docs/prometheus, as rbac.yaml makes it; token and CA by the commands of docs/metrics.md."""
     kubectl = lab.kubectl()
     kubectl("apply", "-f", str(DOCS / "rbac.yaml"))
     try:
-        token = kubectl("create", "token", "prometheus", "--namespace=monitoring", "--duration=1h").strip()
-        authority = lab.hosts["master"].directories["data"] / "master" / "pki" / "ca.crt"
+        token = kubectl("create", "token", "prometheus", "--namespace=monitoring", "--duration=8760h").strip()
+        authority = directory / "cluster.crt"
+        authority.write_text(kubectl("get", "configmap", "kube-root-ca.crt", "-o", r"jsonpath={.data.ca\.crt}"))
         yield Api(lab.server, token, authority)
     finally:
         kubectl("delete", "-f", str(DOCS / "rbac.yaml"), timeout=120)
