@@ -29,6 +29,8 @@ SUSPICION = 10.0
 LONGEST = 300.0
 """Seconds for which an answer is kept at most, whatever it says itself: changes should reach pods."""
 LONGEST_NEGATIVE = 30.0
+FAILED = 1.0
+"""Seconds for which a failure is kept, so that many who ask again don't make it worse (RFC 9520)."""
 CACHE_BYTES = 1024 * 1024
 RECORD_OVERHEAD = 200
 """Bytes of memory that a record takes beside its name and its data."""
@@ -93,9 +95,10 @@ class Forwarder:
         except TimeoutError:
             log.debug("no upstream server answered %s in time", question)
         if message is None or message.rcode() > dns.rcode.NOTZONE:
-            return FAILURE
-        lifetime = lifetime_of(message)
-        reply = reply_of(message, lifetime)
+            reply, lifetime = FAILURE, FAILED
+        else:
+            lifetime = lifetime_of(message) if message.rcode() in ANSWERS else FAILED
+            reply = reply_of(message, lifetime)
         if lifetime > 0:
             self._cache.put(question, reply, _bytes(reply), self._clock.monotonic(), lifetime)
         return reply

@@ -62,13 +62,27 @@ async def test_a_negative_answer_is_kept_as_long_as_its_soa_says() -> None:
         assert len(bench.exchange.asked) == asked
 
 
-async def test_a_negative_answer_without_soa_and_a_failure_are_not_kept() -> None:
-    for rcode in (dns.rcode.NXDOMAIN, dns.rcode.SERVFAIL):
-        bench = Bench(servers=[FIRST])
-        bench.exchange.default = says(rcode=rcode)
-        for asked in (1, 2):
-            assert (await bench.ask("nope.example.com")).rcode() == rcode
-            assert len(bench.exchange.asked) == asked
+async def test_a_negative_answer_without_soa_is_not_kept() -> None:
+    bench = Bench(servers=[FIRST])
+    bench.exchange.default = says(rcode=dns.rcode.NXDOMAIN)
+    for asked in (1, 2):
+        assert (await bench.ask("nope.example.com")).rcode() == dns.rcode.NXDOMAIN
+        assert len(bench.exchange.asked) == asked
+
+
+@pytest.mark.parametrize("handler", [says(rcode=dns.rcode.SERVFAIL), says(rcode=dns.rcode.REFUSED),
+                                     lambda _question, _stream: OSError("unreachable")])
+async def test_a_failure_is_kept_for_a_second(handler: Handler) -> None:
+    bench = Bench(servers=[FIRST])
+    bench.exchange.default = handler
+    rcode = (await bench.ask("a.example.com")).rcode()
+    assert rcode != dns.rcode.NOERROR
+    bench.exchange.default = says("A 198.51.100.7")
+    await bench.clock.advance(0.9)
+    assert (await bench.ask("a.example.com")).rcode() == rcode
+    assert values(await bench.ask("b.example.com"))
+    await bench.clock.advance(0.2)
+    assert values(await bench.ask("a.example.com"))
 
 
 async def test_the_next_server_is_asked_where_one_refuses_and_the_silent_one_last_from_then_on() -> None:
@@ -88,7 +102,7 @@ async def test_a_servers_failure_is_passed_on_if_all_fail() -> None:
     bench.exchange.handlers = {FIRST: says(rcode=dns.rcode.SERVFAIL), SECOND: says(rcode=dns.rcode.REFUSED)}
     assert (await bench.ask("a.example.com")).rcode() == dns.rcode.REFUSED
     bench.exchange.handlers[SECOND] = says("A 198.51.100.7")
-    assert values(await bench.ask("a.example.com"))
+    assert values(await bench.ask("b.example.com"))
 
 
 async def test_without_a_server_there_is_a_failure_at_once() -> None:
