@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from tests.support.cluster import ClusterHandle
@@ -156,6 +158,9 @@ def test_bad_selectors(kubectl: Kubectl) -> None:
     assert refused(kubectl, "get", "pods", "--field-selector", "spec.bogus=1") == (
         'Error from server (BadRequest): Unable to find "/v1, Resource=pods" that match label selector "", field '
         'selector "spec.bogus=1": field label not supported: spec.bogus\n')
+    assert refused(kubectl, "get", "configmaps", "--field-selector", "data.k=v") == (
+        'Error from server (BadRequest): Unable to find "/v1, Resource=configmaps" that match label selector "", field '
+        'selector "data.k=v": "data.k" is not a known field selector: only "metadata.name", "metadata.namespace"\n')
 
 
 @one_version
@@ -166,6 +171,9 @@ def test_bad_patches(kubectl: Kubectl) -> None:
     assert refused(kubectl, "patch", "configmap", "c", "-p", '{"metadata":{"resourceVersion":"1"}}') == (
         'Error from server (Conflict): Operation cannot be fulfilled on configmaps "c": the object has been modified; '
         "please apply your changes to the latest version and try again\n")
+    assert refused(kubectl, "patch", "configmap", "c", "-p", '{"data":{"k":1}}') == (
+        'The request is invalid: patch: Invalid value: "map[data:map[k:1]]": json: cannot unmarshal number into Go '
+        "struct field ConfigMap.data of type string\n")
 
 
 @one_version
@@ -213,6 +221,14 @@ def test_somebody_else(kubectl: Kubectl) -> None:
 
 
 @one_version
+def test_oneself(kubectl: Kubectl) -> None:
+    whoami = kubectl("auth", "whoami").split("\n")
+    assert whoami[1].split() == ["Username", "kubernetes-admin"]
+    assert re.fullmatch(r"Extra: authentication\.kubernetes\.io/credential-id +\[X509SHA256=[0-9a-f]{64}\]", whoami[3])
+    assert "Extra" not in kubectl("auth", "whoami", "--as=bob")
+
+
+@one_version
 def test_what_is_not_served_yet(kubectl: Kubectl) -> None:
     """Clear words, no crash of the client."""
     kubectl("run", "idle", "--image=sampan-test/box:1", "--overrides", '{"spec":{"schedulerName":"nobody"}}')
@@ -231,6 +247,16 @@ def test_what_it_says_when_the_image_cannot_be_had(kubectl: Kubectl) -> None:
     kubectl("wait", "pod/never", "--for=jsonpath={.status.containerStatuses[0].state.waiting.reason}=ErrImageNeverPull",
             "--timeout=120s")
     assert 'Container image "none:1" is not present with pull policy of Never' in kubectl("describe", "pod", "never")
+    upgrade = "error: Internal error occurred: unable to upgrade connection: "
+    assert refused(kubectl, "exec", "never", "--", "true") == upgrade + 'container not found ("never")\n'
+    assert refused(kubectl, "attach", "never").endswith(
+        f"{upgrade}container never not found in pod never_{kubectl.namespace}\n")
+    assert refused(kubectl, "logs", "never") == (
+        'Error from server (BadRequest): container "never" in pod "never" is waiting to start: ErrImageNeverPull\n')
+    assert refused(kubectl, "logs", "never", "--previous") == (
+        'Error from server (BadRequest): previous terminated container "never" in pod "never" not found\n')
+    assert refused(kubectl, "port-forward", "never", ":80") == (
+        "error: unable to forward port because pod is not running. Current status=Pending\n")
     kubectl("wait", "pod/lost", "--for=jsonpath={.status.containerStatuses[0].state.waiting.reason}=ImagePullBackOff",
             "--timeout=120s")
     text = kubectl("describe", "pod", "lost")
@@ -245,6 +271,9 @@ def test_what_it_says_when_the_image_cannot_be_had(kubectl: Kubectl) -> None:
 def test_what_it_says_when_a_pod_fits_nowhere(kubectl: Kubectl) -> None:
     kubectl("create", "-f", "-", stdin=pod("containers: [{name: c, image: i, resources: {requests: {cpu: 1000}}}]"))
     kubectl("wait", "pod/p", "--for=condition=PodScheduled=false", "--timeout=60s")
+    assert refused(kubectl, "exec", "p", "--", "true") == (
+        "Error from server (BadRequest): pod p does not have a host assigned\n")
+    assert kubectl("logs", "p") == ""
     text = kubectl("describe", "pod", "p")
     assert "FailedScheduling" in text
     assert "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: " in text
