@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from agent.engine.protocol import Container, EngineError, EngineEvent, LogLine
 from agent.pods import labels, observe
 from agent.probes.protocol import ProbeResult, ProbeTarget
-from netplugin.protocol import NetworkError
+from netplugin.protocol import NetworkError, Sandbox
 from sampan.api import resources
 from sampan.api.types import core_v1, meta_v1
 from tests.support.pods import NODE, World, make_pod
@@ -498,6 +498,20 @@ async def test_a_taken_name_is_adopted_or_removed(world: World) -> None:
         await world.settle()
         assert [box.name for box in await world.boxes("POD")] == ["k8s_POD_web_default_uid-web_0"]
         assert world.status(pod).phase == "Running"
+
+
+async def test_an_address_that_no_sandbox_has_is_free_again_within_minutes(world: World) -> None:
+    """Docker lost the sandbox, or an attachment was made in vain: nobody restarts the agent for that."""
+    async with world.agent():
+        world.view.confirm()
+        world.create(make_pod())
+        await world.settle()
+        [own] = world.network.attachments
+        await world.network.attach(Sandbox("f" * 64, 1, "default", "lost", "uid-lost"))
+        for _ in range(10):
+            await world.advance(60)
+        assert list(world.network.attachments) == [own]
+        assert ("detach", own) not in world.network.calls
 
 
 async def test_a_strangers_container_is_left_alone(world: World) -> None:
