@@ -114,16 +114,17 @@ async def until_ready(lab: Lab, host: Host, since: datetime) -> None:
         async def ready() -> bool:
             nonlocal marked
             try:
+                if not renewed(await client.get(LEASES, host.name, LEASE_NAMESPACE), since):
+                    return False
                 node = await client.get(NODES, host.name)
-                lease = await client.get(LEASES, host.name, LEASE_NAMESPACE)
                 if not marked:
                     await mark_master(client, node)
                     marked = True
             except ApiError:  # not there yet, changed meanwhile, or the master is busy: the deadline decides
                 return False
-            return objects.is_ready(NODES, node) and renewed(lease, since) and engine.unit(host, "agent").child > 0
+            return objects.is_ready(NODES, node) and engine.unit(host, "agent").child > 0
 
-        await engine.until(host, "agent", ready, READY_SECONDS)
+        await engine.until(host, "agent", ready, READY_SECONDS, PAUSE)
         await forget_token(client, host.paths.bootstrap_token)
 
 

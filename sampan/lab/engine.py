@@ -182,12 +182,12 @@ async def answers(host: Host) -> bool:
 
 
 async def until(host: Host, part: Part | Literal["mounts"], holds: Callable[[], Awaitable[bool]],
-                seconds: float = START_SECONDS) -> None:
+                seconds: float = START_SECONDS, pause: float = PAUSE) -> None:
     """Wait until a part of a host does what it should; LabError with the end of its log when it does not."""
     try:
         async with asyncio.timeout(seconds):
             while not await holds():  # noqa: ASYNC110 - other processes' doings set no event of ours
-                await asyncio.sleep(PAUSE)
+                await asyncio.sleep(pause)
     except TimeoutError as error:
         log = unit(host, part).log
         last = log.read_text("utf-8", "replace").splitlines()[-3:] if log.exists() else []
