@@ -6,8 +6,10 @@ import json
 import re
 import shlex
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.support import engine
-from tests.support.systemd_host import SOURCE, SystemdHost, base_root, cable, systemd_host
+from tests.support.systemd_host import ROOT, SOURCE, SystemdHost, base_root, cable, systemd_host
 
 pytestmark = [pytest.mark.docker, pytest.mark.net, pytest.mark.timeout(900)]
 
@@ -86,11 +88,17 @@ def test_the_node_joins_by_the_printed_line(site: Site) -> None:
     assert site.node.run("systemctl is-enabled sampan-agent").out == "enabled\n"
     assert site.node.run("systemctl show -p Type,WatchdogUSec,FileDescriptorStoreMax sampan-agent").out.split() == [
         "Type=notify", "WatchdogUSec=1min", "FileDescriptorStoreMax=64"]
+    assert site.master.run("systemctl show -P LimitNOFILE sampan-agent sampan-master").out.split() == ["65536"] * 2
 
 
 def test_what_the_hosts_are_told(site: Site) -> None:
     assert site.node.run("cat /proc/sys/net/ipv4/ip_forward").out == "1\n"
     assert int(site.node.run("cat /proc/sys/fs/inotify/max_user_instances").out) >= 512
+    asked = site.node.run("systemd-analyze cat-config sysctl.d").out
+    assert "net.ipv4.ip_forward = 1\n" in asked
+    assert int(re.findall(r"^fs.inotify.max_user_watches = (\d+)$", asked, re.MULTILINE)[-1]) >= 65536
+    for unit in ("sampan-agent", "sampan-master"):  # which themselves use none of it
+        assert "inotify" not in site.master.run(f"ls -l /proc/$(systemctl show -P MainPID {unit})/fd").out
     states = site.node.run("networkctl list --no-legend --no-pager").out.splitlines()
     ours = {words[1]: words[-1] for words in map(str.split, states) if words[1].startswith("sampan")}
     assert ours == dict.fromkeys(ours, "unmanaged")
@@ -100,6 +108,30 @@ def test_what_the_hosts_are_told(site: Site) -> None:
     assert site.node.run("firewall-cmd --permanent --zone=trusted --list-sources").out == "10.244.0.0/16\n"
 
 
+def doctor(host: SystemdHost) -> tuple[int, list[dict[str, Any]]]:
+    """The exit code of `sampan doctor`, and what it tells that is not well."""
+    done = host.run("sampan doctor -o json 2>/dev/null", check=False)
+    return done.code, [item for item in json.loads(done.out)["findings"] if item["level"] != "ok"]
+
+
+def test_doctor_opens_a_closed_firewalld_by_what_it_prints(site: Site) -> None:
+    code, found = doctor(site.master)
+    assert (code, [item for item in found if item["level"] == "fault"]) == (0, [])
+    code, found = doctor(site.node)
+    assert (code, [item for item in found if item["level"] == "fault"]) == (0, [])
+    site.node.run("firewall-cmd -q --permanent --remove-service=sampan-node; "
+                  "firewall-cmd -q --permanent --zone=trusted --remove-source=10.244.0.0/16; firewall-cmd -q --reload")
+    code, found = doctor(site.node)
+    [told] = [item for item in found if item["check"] == "firewalld"]
+    assert code == 1
+    assert told["text"] == ("closed are 10250/tcp, 10256/tcp, 8472/udp, 30000-32767/tcp, 30000-32767/udp; "
+                            "pods (10.244.0.0/16) are not let in")
+    site.node.run("\n".join(["set -e", *told["commands"]]))
+    assert [item for item in doctor(site.node)[1] if item["check"] == "firewalld"] == []
+    opened = site.node.run("firewall-cmd --permanent --zone=public --list-ports").out.split()
+    assert sorted(opened) == ["10250/tcp", "10256/tcp", "30000-32767/tcp", "30000-32767/udp", "8472/udp"]
+
+
 HELLO = """apiVersion: v1
 kind: Pod
 metadata: {name: far, labels: {app: far}}
@@ -107,7 +139,10 @@ spec:
   nodeName: node1
   terminationGracePeriodSeconds: 0
   containers:
-  - {name: web, image: "sampan.local/hello:1", imagePullPolicy: Never, ports: [{containerPort: 8080}]}
+  - name: web
+    image: "sampan.local/hello:1"
+    imagePullPolicy: Never
+    ports: [{containerPort: 8080, hostPort: 8088}]
 ---
 apiVersion: v1
 kind: Service
@@ -136,18 +171,109 @@ def test_pods_and_services_across_hosts_behind_firewalld(site: Site) -> None:
                           "--filter label=io.kubernetes.container.name=web").out.strip()
     inside = site.master.run(f"docker exec {box} bash -c {shlex.quote(ask)}", check=False)
     assert "Hello from pod far" in inside.out, "from a pod"
-    for host in (site.master, site.node):
-        answer = engine.run_in(site.netns, ["curl", "-sS", "--max-time", "10", f"http://{host.address}:30080"],
-                               check=False)
-        assert "Hello from pod far" in answer.stdout, answer.stderr
+    for place in (f"{site.master.address}:30080", *far_places(site)):
+        assert "Hello from pod far" in fetch(site, place), place
+
+
+def far_places(site: Site) -> list[str]:
+    """Where pod far answers on its host: the Service's node port, and its own host port."""
+    return [f"{site.node.address}:{port}" for port in (30080, 8088)]
+
+
+def fetch(site: Site, place: str) -> str:
+    """What is answered there to somebody outside of the cluster."""
+    return engine.run_in(site.netns, ["curl", "-sS", "--max-time", "5", "--retry", "1", f"http://{place}"],
+                         check=False).stdout
 
 
 def test_a_reloaded_firewall_is_healed(site: Site) -> None:
-    site.node.run("firewall-cmd --reload")
+    """The Service, the host port and the pods' masquerade. What firewalld wipes depends on its version: all of it."""
+    ours = "iptables-save | grep -e SAMPAN -e KUBE | grep -v '^:' | sort"
+    before = site.node.run(ours).out
+    assert "MASQUERADE" in before
+    assert "--dport 8088" in before
+    site.node.run("firewall-cmd --reload; for table in nat filter; do iptables -w -t $table -F; done")
     deadline = time.monotonic() + 60
-    while "Hello from pod far" not in engine.run_in(site.netns, [
-            "curl", "-sS", "--max-time", "2", f"http://{site.node.address}:30080"], check=False).stdout:
-        assert time.monotonic() < deadline
+    while site.node.run(ours).out != before or not all(
+            "Hello from pod far" in fetch(site, place) for place in far_places(site)):
+        assert time.monotonic() < deadline, site.node.run(ours).out
+
+
+DNS_SERVER = """
+import dns.message, dns.rrset, socketserver, sys
+class Answer(socketserver.BaseRequestHandler):
+    def handle(self):
+        data, sock = self.request
+        query = dns.message.from_wire(data)
+        answer = dns.message.make_response(query)
+        name = query.question[0].name
+        if name.to_text() == "www.example.org." and query.question[0].rdtype == 1:
+            answer.answer.append(dns.rrset.from_text(name, 60, "IN", "A", "198.51.100.7"))
+        sock.sendto(answer.to_wire(), self.client_address)
+with socketserver.UDPServer((sys.argv[1], 53), Answer) as server:
+    print("ready", flush=True)
+    server.serve_forever()
+"""
+ASKING = """apiVersion: v1
+kind: Pod
+metadata: {{name: asks-{name}}}
+spec:
+  nodeName: node1
+  dnsPolicy: {policy}
+  terminationGracePeriodSeconds: 0
+  containers:
+  - {{name: web, image: "sampan.local/hello:1", imagePullPolicy: Never}}
+"""
+
+DELETE = """
+import asyncio, pathlib, sys
+from sampan.api.resources import PODS
+from sampan.cli import objects
+async def main():
+    async with objects.connect(pathlib.Path("/etc/sampan/admin.kubeconfig")) as client:
+        await client.delete(PODS, sys.argv[1], "default")
+asyncio.run(main())
+"""
+
+
+@contextmanager
+def server_behind_resolved(site: Site) -> Iterator[str]:
+    """A DNS server beside the hosts, which node1 knows by systemd-resolved's file alone; its address."""
+    address = site.node.address.rpartition(".")[0] + ".1"
+    resolved = "/run/systemd/resolve"
+    with subprocess.Popen(["ip", "netns", "exec", site.netns, sys.executable, "-c", DNS_SERVER, address],
+                          stdout=subprocess.PIPE) as server:
+        try:
+            assert server.stdout is not None
+            assert server.stdout.readline() == b"ready\n"
+            site.node.run(f"mkdir -p {resolved}; echo nameserver {address} >{resolved}/resolv.conf; "
+                          f"cp -a /etc/resolv.conf /run/resolv.before; rm -f /etc/resolv.conf; "
+                          f"echo nameserver 127.0.0.53 >{resolved}/stub-resolv.conf; "
+                          f"ln -s {resolved}/stub-resolv.conf /etc/resolv.conf")
+            yield address
+        finally:
+            site.node.run(f"rm -rf /etc/resolv.conf {resolved}; mv /run/resolv.before /etc/resolv.conf", check=False)
+            server.kill()
+
+
+def test_where_systemd_resolved_is_the_host_s_server_pods_ask_those_behind_it(site: Site) -> None:
+    """Pods cannot reach 127.0.0.53; and a cluster DNS that asked it might be asked by it."""
+    with server_behind_resolved(site) as address:
+        told = [item for item in doctor(site.node)[1] if item["check"] == "resolv.conf"]
+        assert told == []
+        for policy in ("Default", "ClusterFirst"):
+            site.master.run(f"sampan apply -f - <<'POD'\n{ASKING.format(name=policy.lower(), policy=policy)}POD")
+        for name, server in (("default", address), ("clusterfirst", "10.96.0.10")):
+            site.master.run(f"sampan wait pod/asks-{name} --timeout 90", 120)
+            box = site.node.run(f"docker ps -q --filter label=io.kubernetes.pod.name=asks-{name} "
+                                "--filter label=io.kubernetes.container.name=web").out.strip()
+            configured = site.node.run(f"docker exec {box} cat /etc/resolv.conf").out
+            assert re.findall(r"^nameserver (.*)$", configured, re.MULTILINE) == [server]
+            ask = "import socket; print(socket.gethostbyname('www.example.org'))"
+            found = site.node.until(f"docker exec {box} python3 -c {shlex.quote(ask)}", 60)
+            assert found == "198.51.100.7\n"
+            site.master.run(f"/opt/sampan/venv/bin/python -c {shlex.quote(DELETE)} asks-{name}")
+            site.node.until(f"[ -z \"$(docker ps -aq --filter label=io.kubernetes.pod.name=asks-{name})\" ]")
 
 
 def test_the_master_s_host_has_room(site: Site) -> None:
@@ -200,6 +326,24 @@ def test_a_node_comes_back_from_a_reboot(site: Site) -> None:
     answer = engine.run_in(site.netns, ["curl", "-sS", "--max-time", "10", "--retry", "5", "--retry-connrefused",
                                         f"http://{site.master.address}:30080"], check=False)
     assert "Hello from pod far" in answer.stdout, answer.stderr
+
+
+def test_a_host_whose_pods_shall_go_with_the_agent(site: Site) -> None:
+    """By the drop-in of docs/hosts.md. Without the agent nothing of ours is left; with it, all is there again."""
+    documented = re.search(r"^ExecStopPost=.*$", (ROOT / "docs/hosts.md").read_text(), re.MULTILINE)
+    assert documented is not None
+    folder = "/etc/systemd/system/sampan-agent.service.d"
+    site.node.run(f"mkdir -p {folder}; printf '[Service]\n%s\n' {shlex.quote(documented[0])} >{folder}/cleanup.conf; "
+                  "systemctl daemon-reload; systemctl stop sampan-agent")
+    left = site.node.run("docker ps -aq; ip -o link | grep -e sampan -e smp; iptables-save | grep -e KUBE -e SAMPAN; "
+                         "ls /run/sampan/ipam/*/10.*", check=False).out
+    assert "sampan" not in left.lower().replace("/run/sampan/ipam", "")
+    assert "KUBE" not in left
+    assert site.node.run("docker ps -aq").out == ""
+    site.node.run(f"rm -r {folder}; systemctl daemon-reload; systemctl start sampan-agent")
+    deadline = time.monotonic() + 90
+    while "Hello from pod far" not in fetch(site, far_places(site)[0]):
+        assert time.monotonic() < deadline, site.node.journal()
 
 
 def test_script_down_takes_a_node_out_and_leaves_nothing(site: Site) -> None:
