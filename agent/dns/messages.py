@@ -15,6 +15,8 @@ from agent.dns.wire import ANY, INTERNET, OPT, RR, TYPES, after_name, labels_of,
 QR, AA, TC, RD, RA, AD, CD = 0x8000, 0x0400, 0x0200, 0x0100, 0x0080, 0x0020, 0x0010
 """A message's flags: it is an answer, by authority, truncated; recursion is wanted, is to be had; what is said is
 authenticated; it need not be checked."""
+OPCODE = 0x7800
+"""The bits of the flags that say which operation is wanted; 0 is a query."""
 NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED, BADVERS = 0, 1, 2, 3, 4, 5, 16
 DO = 0x8000
 """The flag of EDNS: signatures are wanted; an answer says so again (RFC 3225)."""
@@ -107,7 +109,7 @@ def read_query(data: bytes, *, stream: bool) -> Query:
     number, flags, questions, answers, authorities, additionals = _HEADER.unpack_from(data)
     if flags & QR:
         raise Refused(b"")  # an answer; to answer it might go on for ever
-    if flags & 0x7800:
+    if flags & OPCODE:
         raise Refused(bare(data, NOTIMP))  # another operation than a query
     if questions != 1:
         raise Refused(bare(data, FORMERR))  # RFC 9619
@@ -202,7 +204,7 @@ def _turned(records: Sequence[RR], begin: float) -> Sequence[RR]:
 def bare(data: bytes, rcode: int) -> bytes:
     """A header without anything else: all that can be said to a message that could not be read."""
     number, flags, *_ = _HEADER.unpack_from(data)
-    return _HEADER.pack(number, QR | RA | flags & (0x7800 | RD) | rcode, 0, 0, 0, 0)
+    return _HEADER.pack(number, QR | RA | flags & (OPCODE | RD) | rcode, 0, 0, 0, 0)
 
 
 def make_query(question: Question, number: int, *, edns: bool = True) -> bytes:

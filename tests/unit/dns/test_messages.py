@@ -74,7 +74,7 @@ async def test_an_unknown_version_of_edns_is_refused() -> None:
 
 
 async def test_cookies_and_other_options_are_passed_over() -> None:
-    cookie = dns.edns.GenericOption(10, b"12345678")
+    cookie = dns.edns.GenericOption(dns.edns.OptionType.COOKIE, b"12345678")
     answer = await Bench().ask(NAME, use_edns=0, options=[cookie])
     assert values(answer)
     assert not answer.options
