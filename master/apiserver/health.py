@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 
 Check = Callable[[], Awaitable[str]]
 """Answers what is wrong, "" for nothing."""
-PATIENCE = 2.0
-"""Seconds that a check may take (upstream's limit for etcd)."""
+PATIENCE = 10.0
+"""Seconds that a check may take: a disk under load may let a write wait for some, and nothing is dead then."""
 LIVE = ("ping", "etcd")
 """The checks of `livez`: what only a restart would mend. `ping` shows that the event loop turns, by being answered."""
 _TEXT = "text/plain; charset=utf-8"
