@@ -30,7 +30,7 @@ def filter_table(saved: str) -> Rules:
             if name == "FORWARD":
                 policy = value
         elif line.startswith("-A "):
-            _, name, rule = line.split(" ", 2)
+            name, _, rule = line.removeprefix("-A ").partition(" ")
             chains.setdefault(name, []).append(rule)
     return Rules(policy, chains)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import secrets
@@ -15,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from agent.engine.docker import DockerEngine
+from agent.engine.infra import ensure_infra_image
 from agent.link.checkpoint import Checkpoint
 from agent.link.files import NodeFiles
 from agent.link.view import View
@@ -56,11 +59,11 @@ class Node:
                 "--node-server", "127.0.0.1:1", "--root-dir", str(self.root), "--run-dir", str(self.root / "run"),
                 "--docker-host", self.handle.docker_host, "--cgroup-root", f"/{self.name}"]
 
-    def start(self) -> None:
+    def start(self, *words: str) -> None:
         """Start the agent, and wait until it says that it is up."""
         (self.root / "log").unlink(missing_ok=True)
         with (self.root / "log").open("ab") as log:
-            self.process = subprocess.Popen(self.command(), stdout=log, stderr=log)
+            self.process = subprocess.Popen(self.command(*words), stdout=log, stderr=log)
         self.until(lambda: "is up" in (self.root / "log").read_text())
 
     def end(self, how: signal.Signals) -> int:
@@ -157,6 +160,24 @@ def test_a_node_without_its_master_runs_its_pods(node: Node) -> None:
     assert node.boxes() == []
     assert "sampan0" not in run_in(node.handle.netns, ["ip", "link"]).stdout
     assert not list((node.root / "pods").glob("*"))
+
+
+def test_another_infra_image_can_be_named(node: Node) -> None:
+    async def build() -> str:
+        engine = DockerEngine(node.handle.docker_host)
+        try:
+            return await ensure_infra_image(engine)
+        finally:
+            await engine.close()
+
+    name = f"registry.local/pause-{node.name}:7"
+    repository, tag = name.rsplit(":", 1)
+    api(node.handle, "POST", f"/images/{asyncio.run(build())}/tag?repo={repository}&tag={tag}")
+    node.remember(containers=[SERVER])
+    node.start("--infra-image", name)
+    node.until(lambda: answers(node, "10.244.77.2"))
+    assert {box["Config"]["Image"] for box in node.boxes() if box["Name"].startswith("/k8s_POD_")} == {name}
+    node.end(signal.SIGTERM)
 
 
 def test_a_node_that_has_not_joined_says_what_it_needs(node: Node) -> None:

@@ -235,6 +235,7 @@ def test_live_restore_is_added_to_what_is_configured(tmp_path: Path, monkeypatch
                     "SAMPAN-FORWARD": ACCEPTS.chains["SAMPAN-FORWARD"]}), True),
     (Rules("DROP", {"FORWARD": ["-j A"], "A": ["-j B"], "B": ["-j RETURN"]}), True),
     (Rules("ACCEPT", {"FORWARD": ["-j A"], "A": ["-j RETURN", "-j DROP"]}), False),
+    (Rules("ACCEPT", {"FORWARD": ["", "-j DROP"]}), True),
     (Rules("ACCEPT", {"FORWARD": ["-g A", "-j LOG"], "A": ["-j DROP"]}), False),
 ])
 def test_whether_pods_packets_are_dropped(rules: Rules, drops: bool) -> None:
@@ -288,6 +289,7 @@ def test_what_iptables_save_prints_is_read() -> None:
     assert not firewall.drops(rules, "10.244.3.0/24")
     assert firewall.drops(rules, "10.0.0.0/8")
     assert not parse.filter_table("").used
+    assert parse.filter_table("*filter\n:FORWARD DROP [0:0]\n-A FORWARD\nCOMMIT\n") == Rules("DROP", {"FORWARD": [""]})
 
 
 @pytest.mark.parametrize(("text", "version"), [
