@@ -377,6 +377,34 @@ async def test_teardown_leaves_nothing(network: NodeNetwork, pids: list[int]) ->
     assert "SAMPAN" not in run(["iptables-save"])
 
 
+@pytest.mark.usefixtures("outside")
+@pytest.mark.parametrize("flavour", ["nft", "legacy"])
+async def test_both_flavours_of_iptables(tmp_path: Path, pids: list[int], monkeypatch: pytest.MonkeyPatch,
+                                         flavour: str) -> None:
+    """Rules are written, found damaged, mended and taken away by the `iptables` that the host has, and only by that."""
+    for command in ("iptables", "iptables-restore", "iptables-save"):
+        (tmp_path / command).symlink_to(f"/usr/sbin/{command.replace('iptables', f'iptables-{flavour}')}")
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/sbin:/usr/bin:/sbin:/bin")
+    network = NodeNetwork(tmp_path / "ipam", cluster_cidr="10.42.0.0/16")
+    await network.setup(CIDR)
+    await network.attach(sandbox(1, pids[0], HostPort(8000, 80)))
+    run(["iptables", "-P", "FORWARD", "DROP"])
+    assert reaches(pids[0], "192.0.2.2")
+    good = run(["iptables", "-S"]) + run(["iptables", "-t", "nat", "-S"])
+    for damage in (["-F"], ["-t", "nat", "-F"], ["-t", "nat", "-F", "SAMPAN-HOSTPORTS"], ["-D", "FORWARD", "1"],
+                   ["-t", "nat", "-A", "SAMPAN-POSTROUTING", "-j", "RETURN"]):
+        run(["iptables", *damage])
+        assert run(["iptables", "-S"]) + run(["iptables", "-t", "nat", "-S"]) != good, damage
+        await network.heal()
+        assert run(["iptables", "-S"]) + run(["iptables", "-t", "nat", "-S"]) == good, damage
+    assert reaches(pids[0], "192.0.2.2")
+    other = "legacy" if flavour == "nft" else "nft"
+    assert "SAMPAN" not in run([f"/usr/sbin/iptables-{other}-save"])
+    await network.teardown()
+    assert "SAMPAN" not in run(["iptables-save"])
+    await network.close()
+
+
 async def test_refusals_name_the_cause(network: NodeNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(NetworkError, match="process 999999999"):
         await network.attach(sandbox(1, 999999999))
