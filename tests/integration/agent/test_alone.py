@@ -125,6 +125,8 @@ def test_docker_restarts_and_the_pod_comes_back_with_its_network(node: Node) -> 
     assert len([name for name in names if name.startswith("/k8s_POD_")]) == 1, names
     links = run_in(node.handle.netns, ["ip", "-o", "link", "show", "master", "sampan0"]).stdout.splitlines()
     assert len(links) == 1, links
+    taken = [path.name for path in (node.root / "run" / "ipam").rglob("10.244.*")]
+    assert len(taken) == 1, "each restart of Docker would cost an address"
     node.end(signal.SIGTERM)
 
 

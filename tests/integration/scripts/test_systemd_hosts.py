@@ -323,6 +323,8 @@ def test_a_node_comes_back_from_a_reboot(site: Site) -> None:
         assert time.monotonic() < deadline, (pod["status"], site.node.journal())
         time.sleep(0.5)
     assert pod["metadata"]["uid"] == uid
+    taken = site.node.run("cd /run/sampan/ipam && find . -name '10.244.*' -printf '%f\\n'").out.split()
+    assert taken == [pod["status"]["podIP"]], "each reboot would cost addresses"
     answer = engine.run_in(site.netns, ["curl", "-sS", "--max-time", "10", "--retry", "5", "--retry-connrefused",
                                         f"http://{site.master.address}:30080"], check=False)
     assert "Hello from pod far" in answer.stdout, answer.stderr
