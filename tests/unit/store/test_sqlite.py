@@ -160,15 +160,16 @@ async def test_an_interrupted_compaction_is_finished_after_the_start(path: Path)
 
 
 async def test_a_writer_that_is_stuck_does_not_answer(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    release, commit = threading.Event(), store._database.commit
+    begun, release, commit = threading.Event(), threading.Event(), store._database.commit
 
     def stuck(writes: Any) -> Any:
+        begun.set()
         release.wait(60)
         return commit(writes)
 
     monkeypatch.setattr(store._database, "commit", stuck)
     writing = asyncio.create_task(store.create("/a", b""))
-    await asyncio.sleep(0)  # the write is on its way
+    await asyncio.to_thread(begun.wait, 60)
     answer = asyncio.create_task(store.ping())
     done, _ = await asyncio.wait([answer], timeout=0.1)
     release.set()
