@@ -6,17 +6,16 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Sequence
-
-import dns.flags
-import dns.message
-import dns.rcode
-import dns.rdatatype
+from typing import TYPE_CHECKING
 
 from agent.dns.cache import Cache
-from agent.dns.messages import FAILURE, Question, Reply, make_query
+from agent.dns.messages import FAILURE, FORMERR, NOERROR, NOTZONE, NXDOMAIN, TC, Question, Reply, make_query
 from agent.dns.upstream import Exchange, NotAnAnswer, Server, reply_of
-from agent.dns.wire import RR
+from agent.dns.wire import ANY, RR, SOA
 from sampan.loop.clock import Clock
+
+if TYPE_CHECKING:
+    import dns.message
 
 PATIENCE = 1.5
 """Seconds to wait for one server before the next is asked."""
@@ -36,7 +35,7 @@ RECORD_OVERHEAD = 200
 """Bytes of memory that a record takes beside its name and its data."""
 MOST_AT_ONCE = 256
 """Questions under way at a time; beyond, clients are told of a failure and try again."""
-ANSWERS = (dns.rcode.NOERROR, dns.rcode.NXDOMAIN)
+ANSWERS = (NOERROR, NXDOMAIN)
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +93,7 @@ class Forwarder:
                 message = await self._ask_around(question)
         except TimeoutError:
             log.debug("no upstream server answered %s in time", question)
-        if message is None or message.rcode() > dns.rcode.NOTZONE:
+        if message is None or message.rcode() > NOTZONE:
             reply, lifetime = FAILURE, FAILED
         else:
             lifetime = lifetime_of(message) if message.rcode() in ANSWERS else FAILED
@@ -127,10 +126,10 @@ class Forwarder:
         number = self._number()
         wire = make_query(question, number)
         message = await self._exchange.ask(server, question, wire, number, stream=False)
-        if message.rcode() == dns.rcode.FORMERR and message.edns < 0:  # a server from before EDNS
+        if message.rcode() == FORMERR and message.edns < 0:  # a server from before EDNS
             wire = make_query(question, number, edns=False)
             message = await self._exchange.ask(server, question, wire, number, stream=False)
-        if message.flags & dns.flags.TC:
+        if message.flags & TC:
             try:
                 return await self._exchange.ask(server, question, wire, number, stream=True)
             except (OSError, NotAnAnswer) as error:
@@ -148,16 +147,16 @@ class Forwarder:
 
 def lifetime_of(message: dns.message.Message) -> float:
     """Seconds for which an answer holds (RFC 2308 for negative ones); 0 for what must not be kept."""
-    if message.rcode() not in ANSWERS or message.flags & dns.flags.TC:
+    if message.rcode() not in ANSWERS or message.flags & TC:
         return 0.0
     sets = [*message.answer, *message.authority, *message.additional]
     shortest = float(min((rrset.ttl for rrset in sets), default=0))
     asked = message.question[0].rdtype if message.question else None
-    answered = any(rrset.rdtype == asked or asked == dns.rdatatype.ANY for rrset in message.answer)
-    if answered and message.rcode() == dns.rcode.NOERROR:
+    answered = any(rrset.rdtype == asked or asked == ANY for rrset in message.answer)
+    if answered and message.rcode() == NOERROR:
         return min(shortest, LONGEST)
     limits = [float(min(rrset.ttl, rrset[0].minimum)) for rrset in message.authority
-              if rrset.rdtype == dns.rdatatype.SOA]
+              if rrset.rdtype == SOA]
     return min(shortest, *limits, LONGEST_NEGATIVE) if limits else 0.0
 
 

@@ -17,7 +17,8 @@ QR, AA, TC, RD, RA, AD, CD = 0x8000, 0x0400, 0x0200, 0x0100, 0x0080, 0x0020, 0x0
 authenticated; it need not be checked."""
 OPCODE = 0x7800
 """The bits of the flags that say which operation is wanted; 0 is a query."""
-NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED, BADVERS = 0, 1, 2, 3, 4, 5, 16
+NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED, NOTZONE, BADVERS = 0, 1, 2, 3, 4, 5, 10, 16
+"""What became of a query (RFC 6895); above NOTZONE it is about EDNS and signed messages, between two servers."""
 DO = 0x8000
 """The flag of EDNS: signatures are wanted; an answer says so again (RFC 3225)."""
 SMALLEST_UDP = 512

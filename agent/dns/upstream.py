@@ -6,18 +6,16 @@ import asyncio
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import dns.flags
-import dns.message
-import dns.name
-import dns.rcode
-import dns.rdataclass
-from dns.rrset import RRset
-
-from agent.dns.messages import Question, Reply
-from agent.dns.wire import RR
+from agent.dns.messages import AD, NOERROR, NXDOMAIN, QR, TC, Question, Reply
+from agent.dns.wire import INTERNET, RR
 from sampan.clusterdns import PORT
+
+if TYPE_CHECKING:
+    import dns.message
+    import dns.name
+    from dns.rrset import RRset
 
 LARGEST = 65535
 
@@ -70,32 +68,33 @@ class SocketExchange:
 
 def read_answer(data: bytes, question: Question, number: int) -> dns.message.Message:
     """An upstream server's answer to that query; NotAnAnswer for anything else."""
+    import dns.message  # noqa: PLC0415 - megabytes, which an agent takes when the first answer comes
+
     try:
         message = dns.message.from_wire(data, ignore_trailing=True)
     except Exception as error:  # the library's own errors, and whatever else a stranger's bytes bring about in it
         raise NotAnAnswer("it cannot be read") from error
-    if message.id != number or not message.flags & dns.flags.QR:
+    if message.id != number or not message.flags & QR:
         raise NotAnAnswer("it answers something else")
     if message.question:
         asked = message.question[0]
-        if (_wire(asked.name).lower(), asked.rdtype, asked.rdclass) != (question.name, question.kind,
-                                                                     dns.rdataclass.IN):
+        if (_wire(asked.name).lower(), asked.rdtype, asked.rdclass) != (question.name, question.kind, INTERNET):
             raise NotAnAnswer("it answers another question")
-    elif message.rcode() in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):  # complaints may come without the question
+    elif message.rcode() in (NOERROR, NXDOMAIN):  # complaints may come without the question
         raise NotAnAnswer("it answers no question")
     return message
 
 
 def reply_of(message: dns.message.Message, lifetime: float) -> Reply:
     """What an answer says, to pass it on."""
-    return Reply(message.rcode(), _records(message.answer), _records(message.authority), _records(message.additional),
-                 authenticated=bool(message.flags & dns.flags.AD), truncated=bool(message.flags & dns.flags.TC),
-                 lifetime=lifetime)
+    return Reply(int(message.rcode()), _records(message.answer), _records(message.authority),
+                 _records(message.additional), authenticated=bool(message.flags & AD),
+                 truncated=bool(message.flags & TC), lifetime=lifetime)
 
 
 def _records(sets: Iterable[RRset]) -> tuple[RR, ...]:
     return tuple(RR(name, int(rrset.rdtype), rrset.ttl, rdata.to_wire())
-                 for rrset in sets if rrset.rdclass == dns.rdataclass.IN
+                 for rrset in sets if rrset.rdclass == INTERNET
                  for name in (_wire(rrset.name),) for rdata in rrset)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from typing import Any
 
 import dns.message
@@ -88,3 +90,9 @@ async def test_a_connection_that_is_closed_early_is_no_answer() -> None:
     async with await asyncio.start_server(served, "127.0.0.1", 0) as server:
         with pytest.raises(NotAnAnswer, match="closed the connection"):
             await ask(server.sockets[0].getsockname()[1], stream=True)
+
+
+def test_the_agent_starts_without_the_library() -> None:
+    script = "import agent.main, sys; print('agent.dns.upstream' in sys.modules, 'dns' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True,
+                          timeout=120).stdout.split() == ["True", "False"]
