@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
+from master.apiserver.kinds.common import go_strings
 from master.apiserver.metadata import FOREGROUND, ORPHAN
 from master.apiserver.request import Query
 from sampan.api.errors import FieldError, bad_request, invalid, invalid_object, not_supported
@@ -76,7 +77,7 @@ def read_options(body: Tree, query: Query) -> Options:
 
 def check_dry_run(values: list[str]) -> list[FieldError]:
     """Only ``All`` is known."""
-    return [not_supported("dryRun", values, ("All",))] if any(value != "All" for value in values) else []
+    return [not_supported("dryRun", go_strings(values), ("All",))] if any(value != "All" for value in values) else []
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,6 +116,10 @@ def test_a_policy_is_checked_whatever_stands_beside_it() -> None:
         'Unsupported value: "": supported values: "Foreground", "Background", "Orphan", "nil"']
     with pytest.raises(ApiError):
         read_options({}, Query.parse("propagationPolicy="))
+    with pytest.raises(ApiError) as refused:
+        read_options({"dryRun": ["Some"]}, Query.parse("dryRun=All"))
+    assert refused.value.message == ('DeleteOptions.meta.k8s.io "" is invalid: dryRun: Unsupported value: '
+                                     '[]string{"Some", "All"}: supported values: "All"')
 
 
 @pytest.mark.parametrize("body", [
