@@ -160,8 +160,8 @@ class Agent:
         port = NodePort(NodeParts(
             config.node_name, base.address, config.port, facts, link, NodeFiles(config.certificates), manager, prober,
             base.metrics, hierarchies(), (str(config.root_dir), info.root_dir), clock, configz(config, info)))
-        link.streams = AgentStreams(base.engine, manager, NamespaceConnector(netns.open_socket), clock,
-                                    own=port.paths.handle)
+        streams = AgentStreams(base.engine, manager, NamespaceConnector(netns.open_socket), clock,
+                               own=port.paths.handle)
         about = NodeSettings(config.node_name, base.address, config.max_pods, config.port)
         heartbeat = Heartbeat(about, facts, health, base.engine, link.view, link.reports, clock,
                               problems=(base.setup.problem,), news=base.news,
@@ -172,6 +172,7 @@ class Agent:
                           *((("node port", port.run),) if config.port else ())):
             group.create_task(supervise(name, run, clock))
         group.create_task(self._pods(manager, link, base.setup))
+        group.create_task(self._answer(link, manager, streams))
         self._notifier.ready()
         log.info("node %s is up", config.node_name)
 
@@ -213,6 +214,11 @@ class Agent:
             async with asyncio.timeout(NETWORK_PATIENCE):
                 await setup.ready.wait()
         await manager.run()
+
+    async def _answer(self, link: Link, manager: PodManager, streams: AgentStreams) -> None:
+        """Before the pods are known, every exec would be told that there is no such container."""
+        await manager.begun.wait()
+        link.serve(streams)
 
     async def _beat(self, heartbeat: Heartbeat, link: Link, setup: NetworkSetup) -> None:
         """A node that is known says nothing of itself before it has its network again.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +36,8 @@ _REFUSED = 5
 """An agent that was refused waits so many times as long as one that reaches nobody: somebody has to do something."""
 QUIET = 30.0
 """Seconds for which a failure that has been logged is not logged again."""
+OPEN_PATIENCE = 30.0
+"""Seconds that a request for a session waits while the agent is starting; the master gives up then, too."""
 _HELD_BATCH = 2000
 _CALM = 30.0
 _REFUSALS = (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.UNAUTHENTICATED)
@@ -70,8 +73,10 @@ class Link:
         self._files = files
         self._clock = clock
         self._checkpoint = checkpoint
-        self.streams = streams
-        """Who answers when the master asks for exec, logs and the like; nobody before the engine has answered."""
+        self._streams = streams
+        self._answering = asyncio.Event()
+        if streams:
+            self._answering.set()
         self._backoff = backoff or Backoff(initial=0.2, maximum=2.0, jitter=0.5)  # exec and logs wait for us
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, keeps no secret
         self._stub: node_pb2_grpc.NodeServiceStub | None = None
@@ -92,6 +97,19 @@ class Link:
                     group.create_task(CheckpointWriter(self._checkpoint, self.view, self._clock).run())
         finally:
             self.reports.close()
+
+    def serve(self, streams: AgentStreams) -> None:
+        """From now on these answer when the master asks for exec, logs and the like; what it has asked so far, too."""
+        self._streams = streams
+        self._answering.set()
+
+    async def answer(self, stub: node_pb2_grpc.NodeServiceStub, request: node_pb2.Open) -> None:
+        """One session to its end. It waits where the agent has only just started, and knows no pods yet."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(OPEN_PATIENCE):
+                await self._answering.wait()
+        if self._streams:
+            await self._streams.serve(stub, request)
 
     async def _keep_connected(self) -> None:
         failures = 0
@@ -236,8 +254,8 @@ class _Connection:
             elif kind == "synced":
                 self._link.view.confirm()
                 self._link.connected.set()
-            elif kind == "open" and self._link.streams:
-                sessions.create_task(self._link.streams.serve(self._stub, message.open))
+            elif kind == "open":
+                sessions.create_task(self._link.answer(self._stub, message.open))
 
     def _apply(self, change: Change) -> None:
         key = Key.read(change.key)

@@ -40,6 +40,8 @@ class PodManager:
         self._listed: datetime | None = None
         self._group: asyncio.TaskGroup
         self._look = asyncio.Event()
+        self.begun = asyncio.Event()
+        """Set once there is a worker for each pod that is known at the beginning."""
         self._backoff = Backoff(initial=0.2, maximum=10.0)
 
     async def run(self) -> None:
@@ -55,6 +57,7 @@ class PodManager:
             view.subscribe(resources.SECRETS, self._config_changed)
             self._rooms.network.on_lost(self._network_lost)
             await self._begin(containers, asked)
+            self.begun.set()
             group.create_task(supervise("engine events", self._follow_events, self._rooms.clock,
                                         backoff=self._backoff))
             group.create_task(supervise("relist", self._relist_forever, self._rooms.clock))

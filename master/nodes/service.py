@@ -168,6 +168,7 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
         finally:
             if self._sessions.get(who.node) is session:
                 del self._sessions[who.node]
+                self._streams.disconnected(who.node)
             log.info('node "%s" is disconnected', who.node)
 
     async def _stream(self, context: Any) -> None:

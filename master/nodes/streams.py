@@ -115,10 +115,10 @@ class NodeStreams:
         """See StreamOpener."""
         request.id = secrets.token_urlsafe(16)
         future: asyncio.Future[NodeStream] = asyncio.get_running_loop().create_future()
-        self._waiting[request.id] = node, future
         taken = False
         try:
             await self._ask_patiently(node, request)
+            self._waiting[request.id] = node, future
             async with asyncio.timeout(self._timeout):
                 session = await future
             taken = True
@@ -135,6 +135,15 @@ class NodeStreams:
         """The node's agent has connected: what waits for that goes on."""
         for event in self._missed.get(node, ()):
             event.set()
+
+    def disconnected(self, node: str) -> None:
+        """The line is down: what the agent was asked and has not begun is given up. (Asked again, a command might run
+        twice.)
+        """
+        for whose, future in self._waiting.values():
+            if whose == node and not future.done():
+                future.set_exception(internal_error(
+                    f'error dialing backend: the connection to the agent of node "{node}" broke'))
 
     async def _ask_patiently(self, node: str, request: Open) -> None:
         came = asyncio.Event()

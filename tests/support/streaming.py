@@ -132,7 +132,7 @@ async def lab(directory: Path) -> AsyncIterator[Lab]:
         master = nodeline.Master()
         master.authority, master.port = pki.authority(), service.port
         link = master.agent(directory / "agent", NODE)
-        link.streams = AgentStreams(engine, Lookup(link), Connector(), clock)
+        link.serve(AgentStreams(engine, Lookup(link), Connector(), clock))
         tasks.append(group.create_task(link.run()))
         async with asyncio.timeout(10):
             await link.connected.wait()

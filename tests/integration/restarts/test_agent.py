@@ -56,6 +56,18 @@ def several(space: Space) -> tuple[str, ...]:
     return "plain", "rich", "done", "failed", "host"
 
 
+def test_exec_and_logs_wait_for_an_agent_that_is_restarted(cluster: ClusterHandle, space: Space) -> None:
+    space.pod("one", ["sh", "-c", "echo begun; trap 'exit 0' TERM; sleep 100000 & wait"])
+    space.ready("one")
+    told = f'node "{NODE}" is disconnected'
+    for how in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
+        before = cluster.log("master").count(told)
+        cluster.kill("agent", how)
+        patience("the master has noticed", lambda: cluster.log("master").count(told) > before)  # noqa: B023 - at once
+        assert space.run("one", "echo", "hello") == "hello\n"
+        assert space("logs", "one") == "begun\n"
+
+
 def agent_again(cluster: ClusterHandle, kill: Any) -> None:
     """Have the agent end, and wait until another one is connected."""
     before = cluster.log("agent").count("connected to the master")

@@ -201,7 +201,7 @@ async def test_a_follower_that_leaves_ends_its_session(lab: Lab, tmp_path: Path)
 
 def sessions() -> int:
     """Sessions that an agent's tasks still serve."""
-    return sum("AgentStreams.serve" in repr(task.get_coro()) for task in asyncio.all_tasks())
+    return sum("Link.answer" in repr(task.get_coro()) for task in asyncio.all_tasks())
 
 
 async def test_logs_over_websockets(lab: Lab, tmp_path: Path) -> None:

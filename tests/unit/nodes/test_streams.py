@@ -63,6 +63,18 @@ async def test_an_agent_that_stays_away_is_told() -> None:
     assert not streams._waiting
 
 
+async def test_what_an_agent_had_not_begun_when_its_line_broke_is_told_at_once() -> None:
+    streams = NodeStreams(lambda _node, _request: True)
+    mine, other = (asyncio.create_task(streams.open(node, Open())) for node in ("n1", "n2"))
+    await asyncio.sleep(0)
+    streams.disconnected("n1")
+    with pytest.raises(ApiError, match='the connection to the agent of node "n1" broke'):
+        await mine
+    assert not other.done()
+    other.cancel()
+    await asyncio.gather(other, return_exceptions=True)
+
+
 async def test_a_session_that_begins_as_its_client_leaves_is_closed() -> None:
     request = Open()
     streams = NodeStreams(lambda _node, _request: True)
