@@ -131,7 +131,9 @@ def _container_status(at: Situation, container: core_v1.Container, *, init: bool
     return core_v1.ContainerStatus(
         name=container.name, image=latest.container.image or container.image or "",
         image_id=_image_id(at, latest), container_id=f"docker://{latest.id}", ready=ready, started=started,
-        restart_count=latest.number, state=state, last_state=last, volume_mounts=_mounts(container))
+        # A container that was made and counted may have gone with its sandbox before it ran: the count stays.
+        restart_count=max(latest.number, old.restart_count if old else 0),
+        state=state, last_state=last, volume_mounts=_mounts(container))
 
 
 def _without_container(at: Situation, container: core_v1.Container,

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace as with_fields
 
@@ -270,6 +270,8 @@ def test_no_app_container_starts_before_its_time(policy: str, shape: tuple[int, 
 
 @settings(max_examples=100, deadline=None)
 @given(POLICIES, SHAPES, EVENTS)
+@example("Always", (1, 0, False), [  # the second container is made, and goes with its sandbox before it has run
+    *[("complete", 0)] * 7, ("sick", 0), *[("complete", 0)] * 2, ("infra", 0), *[("complete", 0)] * 5])
 def test_every_moment_has_a_status(policy: str, shape: tuple[int, int, bool], events: list[tuple[str, int]]) -> None:
     world = ModelWorld(_pod(policy, shape))
     old = core_v1.PodStatus()
