@@ -44,7 +44,7 @@ class Gatherer:
         async with asyncio.TaskGroup() as group:
             kernel = group.create_task(self._try("kernel", asyncio.to_thread(looks.kernel)))
             tables = group.create_task(self._try("iptables", looks.iptables()))
-            daemon = group.create_task(self._try("firewalld", looks.firewalld(here.node_ip)))
+            daemon = group.create_task(self._try("firewalld", looks.firewalld(here.node_ip, here.node_interface)))
             simple = group.create_task(self._try("ufw", looks.ufw()))
             docker = group.create_task(looks.docker(here.docker_host))
             reached = group.create_task(looks.master(here))

@@ -82,11 +82,11 @@ async def _rules(command: str) -> Rules:
     return parse.filter_table(await run(command, "-t", "filter"))
 
 
-async def firewalld(node_ip: str) -> Firewalld | None:
-    """None where it does not run."""
+async def firewalld(node_ip: str, node_interface: str) -> Firewalld | None:
+    """None where it does not run. The interface counts where the host no longer has the address."""
     if not await run("firewall-cmd", "--state", fails=True):
         return None
-    interface = await _interface(node_ip)
+    interface = await _interface(node_ip) or node_interface
     zone = await run("firewall-cmd", f"--get-zone-of-interface={interface}", fails=True) if interface else ""
     zone = zone.strip() or (await run("firewall-cmd", "--get-default-zone")).strip()
     return parse.firewalld(await run("firewall-cmd", f"--zone={zone}", "--list-all"),

@@ -42,6 +42,7 @@ class Site:
     master: bool = False
     agent: bool = False
     node_ip: str = ""
+    node_interface: str = ""
     ports: tuple[Port, ...] = ()
     pod_cidr: str = POD_CIDR
     own_network: bool = True
@@ -90,6 +91,7 @@ def site(master: Settings | None, agent: Settings | None, paths: Paths = STANDAR
     return Site(
         master=master is not None, agent=agent is not None,
         node_ip=str(own.get("node-ip") or theirs.get("advertise-address") or ""),
+        node_interface=str(own.get("node-interface") or ""),
         ports=tuple(port for port in ports if port.last),
         pod_cidr=str(own.get("pod-cidr") or theirs.get("pod-cidr") or POD_CIDR),
         own_network=not own.get("cni-conf-dir"),

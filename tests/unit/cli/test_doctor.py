@@ -362,6 +362,19 @@ def test_a_bare_firewalld_s_fault_names_everything() -> None:
                             "pods (10.244.0.0/16) are not let in")
 
 
+async def test_the_zone_of_a_node_that_has_moved_is_its_interface_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    async def run(*command: str, **_: bool) -> str:
+        asked.append(" ".join(command))
+        return {"ip": "[]", "firewall-cmd": "running"}[command[0]]
+
+    monkeypatch.setattr(looks, "run", run)
+    moved = site(None, {**AGENT, "node-interface": "eth7"})
+    await looks.firewalld(moved.node_ip, moved.node_interface)
+    assert "firewall-cmd --get-zone-of-interface=eth7" in asked
+
+
 def test_services_of_firewalld() -> None:
     xml = '<service><port protocol="tcp" port="1-2"/><port port="x" protocol="tcp"/></service>'
     assert parse.firewalld_service(xml) == [Port(1, 2, "tcp")]
