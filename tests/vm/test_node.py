@@ -20,6 +20,24 @@ SECONDS = 150.0
 """Under software emulation a container takes five seconds to start, a process one."""
 LIMITED = {"requests": {"cpu": "100m", "memory": "16Mi"}, "limits": {"cpu": "500m", "memory": "48Mi"}}
 
+SCTP_SERVER = """
+import socket
+server = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP)
+server.bind(("", 8080))
+server.listen()
+while True:
+    connection, peer = server.accept()
+    connection.sendall(peer[0].encode())
+    connection.close()
+"""
+SCTP_CLIENT = """
+import socket, sys
+client = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP)
+client.settimeout(20)
+client.connect((sys.argv[1], int(sys.argv[2])))
+print(client.recv(100).decode())
+"""
+
 
 @dataclass
 class Node:
@@ -54,6 +72,10 @@ class Node:
                          for file in files)
         values = self.vm.run(read).out.splitlines()
         return dict(zip([f"{where} {file}" for where in ("pod", "container") for file in files], values, strict=True))
+
+    def enter(self, name: str) -> str:
+        """The command that enters a pod's network."""
+        return f"nsenter --net=/proc/{self.space.box(name)['State']['Pid']}/ns/net"
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +122,26 @@ def test_limits_are_in_systemd_s_slices(node: Node) -> None:
     node.vm.run("systemctl daemon-reload")
     assert node.limits() == found
     node.space.reaches("plain", node.space.pods.objects["limited"]["status"]["podIP"], SECONDS)
+
+
+def test_services_carry_sctp(node: Node) -> None:
+    """Here, since the machine's kernel knows SCTP."""
+    node.space("label", "pod", "plain", "speaks=sctp")
+    node.space.create({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "sctp"}, "spec": {
+        "type": "NodePort", "selector": {"speaks": "sctp"},
+        "ports": [{"protocol": "SCTP", "port": 9999, "targetPort": 8080}]}})
+    for name, program in (("server", SCTP_SERVER), ("client", SCTP_CLIENT)):
+        node.vm.run(f"cat > /root/sctp_{name}.py <<'END'\n{program}\nEND")
+    node.vm.run(f"systemd-run --unit=sctp-server {node.enter('plain')} python3 /root/sctp_server.py")
+    try:
+        spec = node.space.kubectl.json("get", "service", "sctp", "-n", node.space.name)["spec"]
+        ask = "python3 /root/sctp_client.py"
+        assert node.cluster.until(f"{ask} {spec['clusterIP']} 9999") == "10.244.0.1\n"
+        assert node.vm.run(f"{ask} {ADDRESS} {spec['ports'][0]['nodePort']}").out == "10.244.0.1\n"
+        limited = node.space.pods.objects["limited"]["status"]["podIP"]
+        assert node.vm.run(f"{node.enter('limited')} {ask} {spec['clusterIP']} 9999").out == f"{limited}\n"
+    finally:
+        node.vm.run("systemctl stop sctp-server")
 
 
 def test_restarts_of_the_units_touch_no_container(node: Node) -> None:
