@@ -79,8 +79,8 @@ async def plug_in(lab: Lab, host: Host) -> None:
 
 async def pull_out(lab: Lab, host: Host) -> None:
     """Take the host's cable and namespace away; the kernel removes what else was in it."""
-    if (NAMESPACES / lab.switch).exists() and await has_link(lab.switch, host.port):
-        await shell.ip(lab.switch, f"link delete {host.port}")
+    if (NAMESPACES / lab.switch).exists():
+        await remove_link(lab.switch, host.port)
     await remove_namespace(host.namespace)
 
 
@@ -97,8 +97,19 @@ async def remove_namespace(name: str) -> None:
 
 async def remove_uplink(name: str) -> None:
     """Take the machine's interface to a lab away."""
-    if await has_link("", f"lab-{name}"):
-        await shell.ip("", f"link delete lab-{name}")
+    await remove_link("", f"lab-{name}")
+
+
+async def remove_link(namespace: str, name: str) -> None:
+    """Take an interface away. There may be none, or none any more: when a namespace goes, the kernel takes both ends of
+    its cables away a little later.
+    """
+    where = ("-n", namespace) if namespace else ()
+    try:
+        await shell.run("ip", *where, "link", "delete", name)
+    except shell.CommandFailed:
+        if await has_link(namespace, name):
+            raise
 
 
 async def has_link(namespace: str, name: str) -> bool:
