@@ -117,4 +117,3 @@ def _verb(verb: str, name: str, query: Query) -> str:
     if verb == "get":
         return "watch" if query.flag("watch") else "list"
     return "deletecollection" if verb == "delete" else verb
-
