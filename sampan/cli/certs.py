@@ -42,18 +42,14 @@ def collect(paths: Paths) -> list[Certificate]:
             raise CommandError(str(error), "write it anew: remove it, then sampan kubeconfig") from error
         if certificate:
             found.append(_certificate("kubeconfig", certificate, "sampan up, sampan kubeconfig", paths.kubeconfig))
-    folder = _node_folder(paths)
+    agent = configure.read(paths.agent_config) if paths.agent_config.exists() else {}
+    folder = configure.identity_folder(agent, paths)
     if (folder / "node.pem").exists():
         own = pair.split((folder / "node.pem").read_bytes())
         found.append(_certificate("node", own.certificate, BY_AGENT, folder / "node.pem"))
     if not found:
         raise CommandError("there are no certificates on this host", "it is in no cluster: see sampan up, sampan join")
     return found
-
-
-def _node_folder(paths: Paths) -> Path:
-    settings = configure.read(paths.agent_config) if paths.agent_config.exists() else {}
-    return Path(settings.get("cert-dir") or paths.data / "agent" / "pki")
 
 
 def _certificate(name: str, pem: bytes, renewed_by: str, path: Path) -> Certificate:

@@ -14,10 +14,13 @@ from typing import Any
 import yaml
 
 from sampan.cli.paths import Paths
+from sampan.cli.progress import CommandError
 from sampan.pki.files import write_atomically
 
 Tree = dict[str, Any]
 OWN_INTERFACES = re.compile(r"^(lo|docker|br-|veth|sampan|smp|cni|flannel|virbr)")
+SECURE_PORT = 6443
+"""Of the API, unless the configuration says otherwise."""
 SIOCGIFADDR = 0x8915
 """ioctl: an interface's IPv4 address (netdevice(7))."""
 HEADER = "# Written by `sampan up`; your changes stay. All keys: {program} --help\n"
@@ -39,9 +42,28 @@ def write_once(path: Path, settings: Tree, program: str) -> bool:
 
 
 def read(path: Path) -> Tree:
-    """A configuration file's settings."""
-    loaded = yaml.safe_load(path.read_text("utf-8"))
+    """A configuration file's settings; CommandError where they cannot be read."""
+    try:
+        loaded = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise CommandError(f"{path} cannot be read: {error}") from error
     return loaded if isinstance(loaded, dict) else {}
+
+
+def server(master: Tree) -> str:
+    """The API server's URL, by the master's settings; what they leave out is as sampan-master has it by default."""
+    address = master.get("advertise-address") or default_address()
+    return f"https://{address}:{master.get('secure-port') or SECURE_PORT}"
+
+
+def node_name(agent: Tree) -> str:
+    """The node's name, by the agent's settings."""
+    return str(agent.get("node-name") or socket.gethostname().lower())
+
+
+def identity_folder(agent: Tree, paths: Paths) -> Path:
+    """Where the node's key and certificate are, by the agent's settings."""
+    return Path(agent.get("cert-dir") or paths.data / "agent" / "pki")
 
 
 def default_address() -> str:

@@ -172,7 +172,7 @@ def main() -> int:
         return run(arguments)
     except CommandError as error:
         print(f"error: {error}" + (f"\n       {error.hint}" if error.hint else ""), file=sys.stderr)
-    except (ApiError, CertificateError, KubeconfigError) as error:
+    except (ApiError, CertificateError, KubeconfigError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         return 130

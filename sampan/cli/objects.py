@@ -87,6 +87,11 @@ async def apply(client: HttpClient, path: Path, namespace: str) -> list[str]:
         documents = [document for document in yaml.safe_load_all(text) if document]
     except yaml.YAMLError as error:
         raise CommandError(f"{path} is not YAML: {error}") from error
+    for document in documents:
+        if not isinstance(document, dict) or not isinstance(document.get("metadata"), dict):
+            raise CommandError(f"{path} holds something that is no object", "it takes apiVersion, kind and metadata")
+        if not document["metadata"].get("name"):
+            raise CommandError(f"a {document.get('kind')} in {path} has no name", "it takes metadata.name")
     return [await _apply_one(client, document, namespace) for document in documents]
 
 
@@ -95,15 +100,17 @@ def _read(path: Path) -> str:
         return path.read_text("utf-8")
     except OSError as error:
         raise CommandError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise CommandError(f"{path} is no text: {error}") from error
 
 
 async def _apply_one(client: HttpClient, document: Tree, namespace: str) -> str:
     resource = by_kind(str(document.get("apiVersion")), str(document.get("kind")))
     if resource is None:
         raise CommandError(f"{document.get('kind')} in {document.get('apiVersion')} is not served")
-    meta = document.get("metadata") or {}
+    meta = document["metadata"]
     where = (meta.get("namespace") or namespace) if resource.namespaced else ""
-    name = str(meta.get("name", ""))
+    name = str(meta["name"])
     label = f"{resource.kind.lower()}{'.' + resource.group if resource.group else ''}/{name}"
     path, query = resource.path(where, quote(name)), {"fieldManager": "sampan", "fieldValidation": "Strict"}
     try:

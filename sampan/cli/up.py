@@ -37,7 +37,7 @@ class UpOptions:
     node_name: str = ""
     node_ip: str = ""
     docker_host: str = "unix:///var/run/docker.sock"
-    secure_port: int = 6443
+    secure_port: int = configure.SECURE_PORT
     node_port: int = 6444
     pod_cidr: str = "10.244.0.0/16"
     service_cidr: str = "10.96.0.0/12"
@@ -48,38 +48,54 @@ class UpOptions:
 async def up(options: UpOptions, paths: Paths, units: Units, progress: Progress) -> None:
     """Bring the cluster up, step by step; each step finds out first whether there is something to do."""
     with progress.step("This host") as outcome:
-        preflight.demand(await preflight.look(options.docker_host, wanted_ports(options, paths, units)))
+        refuse_foreign(paths)
+        engine = existing(paths.agent_config).get("docker-host") or options.docker_host
+        preflight.demand(await preflight.look(engine, wanted_ports(options, paths, units)))
         outcome.unchanged("has what it takes")
     with progress.step("Configuration") as outcome:
         if not write_configuration(options, paths):
             outcome.unchanged(f"in {paths.config}")
     master = configure.read(paths.master_config)
     agent = configure.read(paths.agent_config)
+    name = configure.node_name(agent)
     with progress.step("Master") as outcome:
         started = units.start("master", ["--config", str(paths.master_config)])
-        await wait_for_master(paths, units, int(master["secure-port"]))
+        await wait_for_master(paths, units, int(master.get("secure-port") or configure.SECURE_PORT))
         if not started:
             outcome.unchanged("is running")
     with progress.step("Kubeconfig") as outcome:
         if not refresh_kubeconfig(paths):
             outcome.unchanged(str(paths.kubeconfig))
     with progress.step("Agent") as outcome:
-        if not (Path(agent["cert-dir"]) / "node.pem").exists():
+        if not (configure.identity_folder(agent, paths) / "node.pem").exists():
             await make_token(paths)
         begun = datetime.now(UTC)
         started = units.start("agent", ["--config", str(paths.agent_config)])
-        await wait_for_node(paths, units, str(agent["node-name"]), begun if started else None)
+        await wait_for_node(paths, units, name, begun if started else None)
         await forget_token(paths)
         if not started:
             outcome.unchanged("is running")
         else:
-            outcome.text = f"node {agent['node-name']} is Ready"
+            outcome.text = f"node {name} is Ready"
+
+
+def refuse_foreign(paths: Paths) -> None:
+    """CommandError where this host is a node of another host's cluster."""
+    agent = existing(paths.agent_config)
+    if not paths.master_config.exists() and (configure.identity_folder(agent, paths) / "node.pem").exists():
+        raise CommandError(f'this host is node "{configure.node_name(agent)}" of '
+                           f"{agent.get('server') or 'another cluster'} already",
+                           "take it out of there first: sampan reset")
+
+
+def existing(config: Path) -> configure.Tree:
+    """The settings in a configuration file; none where there is no such file."""
+    return configure.read(config) if config.exists() else {}
 
 
 def wanted_ports(options: UpOptions, paths: Paths, units: Units) -> list[int]:
     """The ports that what does not run yet will listen on."""
-    master = configure.read(paths.master_config) if paths.master_config.exists() else {}
-    agent = configure.read(paths.agent_config) if paths.agent_config.exists() else {}
+    master, agent = existing(paths.master_config), existing(paths.agent_config)
     result = []
     if units.status("master").state == "stopped":
         result += [int(master.get("secure-port", options.secure_port)),
@@ -138,8 +154,7 @@ def refresh_kubeconfig(paths: Paths) -> bool:
     """
     if not os.access(paths.pki / "admin.key", os.R_OK) or not os.access(paths.master_config, os.R_OK):
         return False
-    master = configure.read(paths.master_config)
-    server = f"https://{master['advertise-address']}:{master['secure-port']}"
+    server = configure.server(configure.read(paths.master_config))
     return configure.kubeconfig_current(paths, admin_kubeconfig(paths, server))
 
 

@@ -9,8 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
-import yaml
-
 from sampan.api.errors import ApiError
 from sampan.api.resources import SERVICES
 from sampan.cli import certs, configure, engine, join, objects, preflight
@@ -72,7 +70,7 @@ class Gatherer:
         try:
             return site(_settings(self._paths.master_config), _settings(self._paths.agent_config), self._paths,
                         systemd=isinstance(self._units, SystemdUnits), docker_host=self._docker_host)
-        except (ValueError, OSError, yaml.YAMLError) as error:
+        except ValueError as error:
             raise CommandError(f"the configuration in {self._paths.config} cannot be read: {error}") from error
 
     def _services(self, here: Site) -> dict[str, bool]:

@@ -20,7 +20,7 @@ from sampan.cli.engine import facts
 from sampan.cli.paths import Paths
 from sampan.cli.progress import CommandError, Progress
 from sampan.cli.units import BackgroundUnits
-from sampan.cli.up import UpOptions, refresh_kubeconfig, write_configuration
+from sampan.cli.up import UpOptions, refresh_kubeconfig, up, write_configuration
 from sampan.pki import ca, kubeconfig
 from sampan.pki.cluster import ClusterPki
 
@@ -104,6 +104,36 @@ def test_configuration_is_written_once_and_then_the_users(tmp_path: Path) -> Non
     assert place.agent_config.read_text() == "mine"
 
 
+async def test_a_configuration_of_the_user_s_own_may_leave_keys_out(tmp_path: Path) -> None:
+    place = paths(tmp_path)
+    place.config.mkdir()
+    place.master_config.write_text("advertise-address: 192.0.2.7\n")
+    ClusterPki(place.pki, ["192.0.2.7"]).ensure()
+    assert refresh_kubeconfig(place)
+    assert "server: https://192.0.2.7:6443" in place.kubeconfig.read_text()
+
+
+async def test_up_asks_the_engine_that_the_agent_is_configured_for(tmp_path: Path) -> None:
+    place = paths(tmp_path)
+    place.config.mkdir()
+    place.agent_config.write_text(f"docker-host: unix://{tmp_path}/mine.sock\n")
+    with pytest.raises(CommandError, match=f"{tmp_path}/mine.sock"):
+        await up(UpOptions(docker_host=f"unix://{tmp_path}/other.sock"), place, BackgroundUnits(place),
+                 Progress(io.StringIO()))
+
+
+async def test_up_leaves_a_node_of_another_cluster_alone(tmp_path: Path) -> None:
+    place = paths(tmp_path)
+    (place.data / "agent/pki").mkdir(parents=True)
+    (place.data / "agent/pki/node.pem").touch()
+    place.config.mkdir()
+    place.agent_config.write_text("node-name: n1\nserver: https://192.0.2.7:6443\n")
+    with pytest.raises(CommandError, match=r'this host is node "n1" of https://192\.0\.2\.7:6443 already') as caught:
+        await up(UpOptions(docker_host="unix:///nowhere"), place, BackgroundUnits(place), Progress(io.StringIO()))
+    assert "sampan reset" in caught.value.hint
+    assert not place.master_config.exists()
+
+
 async def test_a_missing_engine_is_told_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="Docker is not there") as caught:
         await facts(f"unix://{tmp_path}/docker.sock")
@@ -129,6 +159,39 @@ def test_the_command_prints_one_clear_error(
     assert command.main() == 1
     assert capsys.readouterr().err == (f"error: there is no {tmp_path}/admin.kubeconfig\n"
                                        "       bring the cluster up first: sudo sampan up\n")
+
+
+def test_a_configuration_that_is_no_yaml_is_told(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("SAMPAN_CONFIG_DIR", str(tmp_path))
+    monkeypatch.setenv("SAMPAN_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    (tmp_path / "agent.yaml").write_text("node-name: [\n")
+    for arguments in (["up"], ["certs"], ["reset"], ["doctor"]):
+        monkeypatch.setattr(sys, "argv", ["sampan", *arguments])
+        assert command.main() == 1
+        assert f"error: {tmp_path}/agent.yaml cannot be read: while parsing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    (b"some words", "holds something that is no object"),
+    (b"kind: Pod\napiVersion: v1\nmetadata: words", "holds something that is no object"),
+    (b"kind: Pod\napiVersion: v1\nmetadata: {generateName: x}", "a Pod in "),
+    (b"a: [", "is not YAML"),
+    (b"\xff\xfe", "is no text"),
+])
+def test_a_file_that_cannot_be_applied_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: bytes, said: str,
+                                               capsys: pytest.CaptureFixture[str]) -> None:
+    _, authority = ca.Authority.create("c")
+    own = authority.issue(ca.Identity("admin"))
+    place = tmp_path / "config"
+    place.write_bytes(kubeconfig.render("https://127.0.0.1:1", authority.certificate, own.certificate, own.key))
+    (tmp_path / "file").write_bytes(text)
+    monkeypatch.setattr(sys, "argv", ["sampan", "apply", "--kubeconfig", str(place), "-f", str(tmp_path / "file")])
+    assert command.main() == 1
+    told = capsys.readouterr().err
+    assert told.startswith("error: ")
+    assert said in told
 
 
 @pytest.mark.parametrize(("given", "environ", "expected"), [
