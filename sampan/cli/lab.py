@@ -137,7 +137,10 @@ def _absolute(path: Path | None) -> Path | None:
 def _exec(lab: Lab, host: Host, argv: list[str]) -> None:
     """Become the command; CommandError where that cannot be."""
     from sampan.lab.engine import enter  # noqa: PLC0415 - as above
+    from sampan.lab.wires import is_namespace  # noqa: PLC0415 - as above
 
+    if not is_namespace(host.namespace):
+        raise CommandError(f"{host.name} is off", f"switch it on: sampan lab start {host.name} --name {lab.name}")
     command = argv[1:] if argv[:1] == ["--"] else argv
     command = command or [os.environ.get("SHELL", "/bin/sh")]
     tools = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}:/usr/sbin:/sbin"

@@ -49,7 +49,7 @@ def look(which: Callable[[str], str | None] | None = None) -> Machine:
 
 
 def missing(machine: Machine, nodes: int) -> list[str]:
-    """What a lab of so many nodes lacks on this machine, in words that say what to do."""
+    """What this machine lacks for a lab with so many nodes to be switched on, in words that say what to do."""
     if not machine.root:
         return ["root: namespaces and links can be made by nobody else (sudo sampan lab up)"]
     found = []
@@ -63,7 +63,7 @@ def missing(machine: Machine, nodes: int) -> list[str]:
     if machine.wrapper_needed and "jq" not in machine.commands:
         found.append("the command jq, needed since root has no CAP_SYS_RESOURCE here: install jq")
     needed = MEGABYTES * (nodes + 1)
-    if machine.memory < needed:
+    if nodes > 0 and machine.memory < needed:
         found.append(f"memory: {nodes} nodes take about {needed} MB, {machine.memory} MB are free (--nodes 1 takes "
                      f"{2 * MEGABYTES} MB)")
     return found

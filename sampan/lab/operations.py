@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TextIO
 
 from sampan.lab import cluster, engine, needs, processes, shell, state, wires
-from sampan.lab.plan import Host, Lab, LabError, Part, check_name, check_nodes, free_subnet
+from sampan.lab.plan import Host, Lab, LabError, Part, check_name, check_nodes, free_subnet, is_free
 
 DOCKER_PID = Path("/run/docker.pid")
 STOP_SECONDS = 30.0
@@ -42,7 +42,7 @@ async def up(name: str, nodes: int, subnet: str, data: Path | None, tell: Tell) 
     """Bring a lab up, or what does not run of one that is there."""
     check_name(name)
     check_nodes(nodes)
-    needs.check(nodes)
+    needs.check(nodes - running(name))
     for raised in needs.raise_limits():
         tell(f"raised {raised}")
     with state.alone():
@@ -53,6 +53,12 @@ async def up(name: str, nodes: int, subnet: str, data: Path | None, tell: Tell) 
             for host in lab.hosts:
                 group.create_task(_bring(lab, host, master, tell))
     return lab
+
+
+def running(name: str) -> int:
+    """How many hosts of a lab run, and so have their memory already."""
+    lab = state.find(name)
+    return sum(engine.unit(host, "docker").pid > 0 for host in lab.hosts) if lab else 0
 
 
 async def _bring(lab: Lab, host: Host, master: asyncio.Task[None], tell: Tell) -> None:
@@ -107,7 +113,7 @@ async def plan(name: str, nodes: int, subnet: str, data: Path) -> Lab:
         raise LabError(f"--subnet {subnet}: {error}", "give a network such as 192.168.60.0/24") from error
     if chosen.prefixlen != 24:
         raise LabError(f"--subnet {subnet}: must be a /24")
-    if any(chosen.overlaps(network) for network in taken if network.prefixlen):
+    if not is_free(chosen, taken):
         raise LabError(f"--subnet {subnet}: something on this machine uses it", "see: ip route")
     return Lab(name, chosen, nodes, state.folder(name), data)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -22,6 +22,8 @@ FIRST_ADDRESS = 10
 MOST_NODES = 100
 NAME = re.compile(r"[a-z0-9]{1,11}")
 """An interface's name has 15 characters at most, and `lab-` takes four. No dashes: they end the name in longer ones."""
+SHORTEST_PREFIX = 8
+"""A route to more than a /8 takes no network: it leads out, as the default route, and the halves VPNs cut that into."""
 BLOCKS = [ipaddress.IPv4Network(f"192.168.{third}.0/24") for third in (*range(56, 255), *range(56))]
 """The subnets that a lab may take, best first."""
 
@@ -151,11 +153,15 @@ def check_nodes(count: int) -> None:
         raise LabError(f"a lab of {count} nodes cannot be made", f"take 1 to {MOST_NODES}")
 
 
-def free_subnet(taken: Iterable[ipaddress.IPv4Network]) -> ipaddress.IPv4Network:
+def is_free(block: ipaddress.IPv4Network, taken: Iterable[ipaddress.IPv4Network]) -> bool:
+    """Whether a network overlaps none that is in use."""
+    return not any(block.overlaps(network) for network in taken if network.prefixlen >= SHORTEST_PREFIX)
+
+
+def free_subnet(taken: Sequence[ipaddress.IPv4Network]) -> ipaddress.IPv4Network:
     """The first /24 that overlaps nothing that is in use; LabError."""
-    used = [network for network in taken if network.prefixlen]  # the default route takes nothing
     for block in BLOCKS:
-        if not any(block.overlaps(network) for network in used):
+        if is_free(block, taken):
             return block
     raise LabError("no network 192.168.x.0/24 is free on this machine", "choose one with --subnet")
 

@@ -17,7 +17,7 @@ from sampan.api.types import coordination_v1
 from sampan.cli import lab as command
 from sampan.cli import main
 from sampan.cli.progress import CommandError
-from sampan.lab import cluster, engine, needs, processes, shell, state, status
+from sampan.lab import cluster, engine, needs, operations, processes, shell, state, status
 from sampan.lab.needs import PACKAGES, Machine, missing
 from sampan.lab.operations import Tell
 from sampan.lab.plan import BLOCKS, Lab, LabError
@@ -44,6 +44,26 @@ def test_everything_that_is_missing_is_told_at_once(machine: Machine, words: lis
     found = missing(machine, 3)
     assert len(found) == len(words)
     assert all(text.startswith(word) for text, word in zip(found, words, strict=True))
+
+
+def test_a_lab_that_runs_needs_no_more_memory() -> None:
+    assert missing(replace(GOOD, memory=100), 0) == []
+    assert len(missing(replace(GOOD, memory=100), 1)) == 1
+
+
+def test_hosts_that_run_have_their_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "STATES", tmp_path)
+    one = replace(made_lab(tmp_path), state=tmp_path / "lab")
+    assert operations.running("lab") == 0
+    state.save(one)
+    assert operations.running("lab") == 0
+    docker = engine.unit(one.hosts[1], "docker")
+    subprocess.run(docker.launch(["sleep", "600"]), check=True, timeout=60)
+    try:
+        assert operations.running("lab") == 1
+    finally:
+        docker.kill()
+    assert operations.running("lab") == 0
 
 
 def test_what_this_machine_has_is_seen() -> None:
@@ -216,6 +236,16 @@ def test_every_command_has_its_help(capsys: pytest.CaptureFixture[str]) -> None:
             parse(name, "--help")
         assert caught.value.code == 0
         assert f"sampan lab {name}" in capsys.readouterr().out
+
+
+def test_a_host_that_is_off_runs_no_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                            capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(state, "STATES", tmp_path)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    state.save(replace(made_lab(tmp_path), name="nonesuch", state=tmp_path / "nonesuch"))
+    monkeypatch.setattr(sys, "argv", ["sampan", "lab", "exec", "--name", "nonesuch", "node1", "--", "true"])
+    assert main.main() == 1
+    assert "error: node1 is off" in capsys.readouterr().err
 
 
 def test_who_is_not_root_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from sampan.lab.plan import BLOCKS, Lab, LabError, check_name, check_nodes, free
 
 NAMES = st.from_regex(r"[a-z0-9]{1,11}", fullmatch=True)
 NETWORKS = st.builds(lambda address, bits: ipaddress.IPv4Network((address, bits), strict=False),
-                     st.integers(0xC0A80000, 0xC0A8FFFF), st.integers(1, 32))
+                     st.integers(0xC0A80000, 0xC0A8FFFF), st.integers(8, 32))
 
 
 def lab(name: str = "lab", nodes: int = 3) -> Lab:
@@ -63,6 +63,8 @@ def test_the_first_free_subnet_is_taken_and_the_default_route_takes_none() -> No
 
     assert str(free_subnet(networks("0.0.0.0/0", "10.0.0.0/8"))) == "192.168.56.0/24"
     assert str(free_subnet(networks("192.168.56.7/32", "192.168.57.0/24"))) == "192.168.58.0/24"
+    # OpenVPN's redirect-gateway def1, and a VPN that goes before that.
+    assert str(free_subnet(networks("0.0.0.0/1", "128.0.0.0/1", "192.0.0.0/3"))) == "192.168.56.0/24"
     with pytest.raises(LabError, match="no network"):
         free_subnet(networks("192.168.0.0/16"))
 
