@@ -25,6 +25,8 @@ _ROLES = (ROLES.key, CLUSTERROLES.key)
 _BINDINGS = (ROLEBINDINGS.key, CLUSTERROLEBINDINGS.key)
 _EVERYTHING = (Rule(frozenset("*"), frozenset("*"), frozenset("*")), Rule(frozenset("*"), paths=("*",)))
 _CLIENT_SIGNER = "kubernetes.io/kube-apiserver-client"
+_COLLECTED = frozenset(("ownerReferences", "finalizers", "managedFields", "resourceVersion"))
+"""Metadata by which the garbage collector takes an object away; upstream's IsOnlyMutatingGCFields."""
 
 
 class Escalation(Plugin):
@@ -35,21 +37,21 @@ class Escalation(Plugin):
 
     async def create(self, served: Served, obj: Tree, context: Context) -> None:
         """See `_check`."""
-        await self._settled_check(served, obj, context.user)
+        await self._settled_check(served, obj, obj, context.user)
 
     async def update(self, served: Served, new: Tree, old: Tree, context: Context) -> None:
-        """See `_check`; who changes nothing but metadata gives nothing away."""
-        if any(new.get(key) != old.get(key) for key in ("rules", "aggregationRule", "roleRef", "subjects")):
-            await self._settled_check(served, new, context.user)
+        """See `_check`. A label counts too: it may have a role's rules gathered into another role."""
+        if served.resource.key in (*_ROLES, *_BINDINGS) and _content(new) != _content(old):
+            await self._settled_check(served, new, old, context.user)
 
-    async def _settled_check(self, served: Served, obj: Tree, user: User) -> None:
+    async def _settled_check(self, served: Served, obj: Tree, old: Tree, user: User) -> None:
         try:
-            self._check(served, obj, user)
+            self._check(served, obj, old, user)
         except ApiError:  # a role, or a right, that was made just before counts
             await self._access.catch_up()
-            self._check(served, obj, user)
+            self._check(served, obj, old, user)
 
-    def _check(self, served: Served, obj: Tree, user: User) -> None:
+    def _check(self, served: Served, obj: Tree, old: Tree, user: User) -> None:
         key = served.resource.key
         if (key not in _ROLES and key not in _BINDINGS) or MASTERS in user.groups:
             return
@@ -59,10 +61,6 @@ class Escalation(Plugin):
         if key in _ROLES:
             if self._may(user, "escalate", plural, namespace, name):
                 return
-            if (obj.get("aggregationRule") or {}).get("clusterRoleSelectors") and self._lacking(
-                    user, namespace, _EVERYTHING):
-                raise forbidden_request(GROUP, plural, name,
-                                        "must have cluster-admin privileges to use the aggregationRule")
             rules = read_rules(obj.get("rules"))
         else:
             ref = obj.get("roleRef") or {}
@@ -74,6 +72,8 @@ class Escalation(Plugin):
                 return
             rules = self._access.rbac.role(kind, role, namespace)
         why = self._lacking(user, namespace, rules)
+        if not why and (_gathers(obj) or _gathers(old)) and self._lacking(user, namespace, _EVERYTHING):
+            why = "must have cluster-admin privileges to use the aggregationRule"
         if why:
             raise forbidden_request(GROUP, plural, name, why)
 
@@ -106,14 +106,15 @@ class Certificates(Plugin):
             raise self._refuse(obj, f"use of {_CLIENT_SIGNER} signer with {MASTERS} group is not allowed")
 
     async def update(self, served: Served, new: Tree, old: Tree, context: Context) -> None:
-        """Approving takes the verb ``approve`` on the signer, a certificate the verb ``sign``."""
+        """Approving takes the verb ``approve`` on the signer; a certificate, or saying that it failed, ``sign``."""
         if served.resource.key != CERTIFICATESIGNINGREQUESTS.key:
             return
         signer = (old.get("spec") or {}).get("signerName") or ""
         before, after = old.get("status") or {}, new.get("status") or {}
         if context.subresource == "approval" and not self._may(context.user, "approve", signer):
             raise self._refuse(old, f'user not permitted to approve requests with signerName "{signer}"')
-        signs = context.subresource == "status" and before.get("certificate") != after.get("certificate")
+        signs = context.subresource == "status" and any(
+            before.get(key) != after.get(key) for key in ("certificate", "conditions"))
         if signs and not self._may(context.user, "sign", signer):
             raise self._refuse(old, f'user not permitted to sign requests with signerName "{signer}"')
 
@@ -125,6 +126,14 @@ class Certificates(Plugin):
     @staticmethod
     def _refuse(obj: Tree, why: str) -> ApiError:
         return forbidden_request(*CERTIFICATESIGNINGREQUESTS.key, obj["metadata"].get("name") or "", why)
+
+
+def _content(obj: Tree) -> Tree:
+    return obj | {"metadata": {key: value for key, value in obj["metadata"].items() if key not in _COLLECTED}}
+
+
+def _gathers(role: Tree) -> bool:
+    return bool((role.get("aggregationRule") or {}).get("clusterRoleSelectors"))
 
 
 def _organisations(request: str) -> Sequence[str]:

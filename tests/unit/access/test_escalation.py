@@ -121,12 +121,33 @@ async def test_grants(resource: Resource[Any], obj: Tree, extra: list[Tree], mes
     assert await attempt(access(), resource, obj, ROOT) == ""
 
 
-async def test_whoever_changes_only_labels_gives_nothing_away() -> None:
-    plugin, old = Escalation(access()), role("r", secrets="get")
-    new = {**old, "metadata": {"name": "r", "labels": {"a": "b"}}}
-    await plugin.update(served(CLUSTERROLES), new, old, Context(ALICE, NOW))
-    with pytest.raises(ApiError):
-        await plugin.update(served(CLUSTERROLES), role("r", secrets="get list"), old, Context(ALICE, NOW))
+@pytest.mark.parametrize(("before", "after", "allowed"), [
+    (role("r", secrets="get"), {"labels": {"rbac.authorization.k8s.io/aggregate-to-view": "true"}}, False),
+    (role("r", secrets="get"), {"annotations": {"a": "b"}}, False),
+    (role("r", secrets="get"), {"finalizers": ["example.com/f"], "ownerReferences": [], "resourceVersion": "2"}, True),
+    (role("r", secrets="get"), {}, True),
+    (role("r", pods="get"), {"labels": {"a": "b"}}, True),
+])
+async def test_a_label_too_may_give_a_role_away(before: Tree, after: Tree, allowed: bool) -> None:
+    new = {**before, "metadata": {"name": "r", **after}}
+    work = Escalation(access()).update(served(CLUSTERROLES), new, before, Context(ALICE, NOW))
+    if allowed:
+        await work
+    else:
+        with pytest.raises(ApiError, match="permissions not currently held"):
+            await work
+
+
+async def test_an_aggregated_role_is_not_cut_loose() -> None:
+    old = {**role("r"), "aggregationRule": {"clusterRoleSelectors": [{}]}}
+    with pytest.raises(ApiError, match="must have cluster-admin privileges to use the aggregationRule"):
+        await Escalation(access()).update(served(CLUSTERROLES), role("r"), old, Context(ALICE, NOW))
+
+
+async def test_rules_that_one_does_not_have_are_not_added() -> None:
+    with pytest.raises(ApiError, match="permissions not currently held"):
+        await Escalation(access()).update(served(CLUSTERROLES), role("r", secrets="get list"), role(
+            "r", secrets="get"), Context(ALICE, NOW))
 
 
 def request(*groups: str) -> str:
@@ -148,15 +169,17 @@ async def test_no_administrators_by_certificate() -> None:
     await plugin.create(kind, wish, Context(ALICE, NOW))  # validation refuses that
 
 
+@pytest.mark.parametrize("status", [{"certificate": "x"}, {"conditions": [{"type": "Failed", "status": "True"}]}])
 @pytest.mark.parametrize(("verb", "names", "subresource", "allowed"), [
     ("approve", ["example.com/a"], "approval", True), ("approve", ["example.com/*"], "approval", True),
     ("approve", [], "approval", True), ("approve", ["example.com/b"], "approval", False),
     ("sign", ["example.com/a"], "approval", False), ("sign", ["example.com/a"], "status", True),
     ("approve", ["example.com/a"], "status", False)])
-async def test_who_decides_on_certificates(verb: str, names: list[str], subresource: str, allowed: bool) -> None:
+async def test_who_decides_on_certificates(verb: str, names: list[str], subresource: str, allowed: bool,
+                                           status: Tree) -> None:
     rule = {"apiGroups": ["certificates.k8s.io"], "resources": ["signers"], "verbs": [verb], "resourceNames": names}
     plugin, old = Certificates(access(rule)), csr("example.com/a")
-    new = {**old, "status": {"certificate": "x"}}
+    new = {**old, "status": status}
     work = plugin.update(served(CERTIFICATESIGNINGREQUESTS), new, old, Context(ALICE, NOW, subresource=subresource))
     if allowed:
         await work
