@@ -41,7 +41,7 @@ def binary(version: str) -> Path:
 
 
 def _version(path: Path) -> str:
-    text = subprocess.run([path, "version", "--client", "-o", "json"], capture_output=True, text=True, timeout=20,
+    text = subprocess.run([path, "version", "--client", "-o", "json"], capture_output=True, text=True, timeout=60,
                           check=True).stdout
     client = json.loads(text)["clientVersion"]
     return f"{client['major']}.{client['minor'].rstrip('+')}"
