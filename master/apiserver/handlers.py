@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 
 from aiohttp import HttpVersion11, web
 
 from master.apiserver import deletion, patching, reviews
+from master.apiserver.authorization.attributes import Attributes
 from master.apiserver.connect import ConnectHandlers
 from master.apiserver.decode import Body, read_validation
 from master.apiserver.entry import Entry, Listing
@@ -65,6 +66,7 @@ class ResourceHandlers:
         self._writer = writer
         self._subresources = Subresources(registry, writer)
         self._reviews = Reviews(security.access, security.authentication, security.accounts, registry.schemas)
+        self._access = security.access
         self._tokens = security.tokens
         self._watches = watches
         self._connect = connect
@@ -101,8 +103,9 @@ class ResourceHandlers:
                                                                                     body))
             case "update":
                 body = await read_body(request)
+                may_create = partial(self._access.check, user, replace(Attributes.of(info), verb="create"))
                 return await self._write(request, info, served, self._writer.update(self._target(info, served, user),
-                                                                                    body))
+                                                                                    body, may_create))
             case "patch":
                 patch = await self._read_patch(request)
                 return await self._write(request, info, served, self._writer.patch(self._target(info, served, user),

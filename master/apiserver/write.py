@@ -77,6 +77,8 @@ class Written:
 
 Make = Callable[[Tree], Awaitable[Tree]]
 """From a copy of the stored object to the object that shall replace it, ready to be stored; raises ApiError."""
+Check = Callable[[], Awaitable[None]]
+"""Raises ApiError where something may not be."""
 
 
 class Writer:
@@ -155,8 +157,11 @@ class Writer:
 
     # --- update and patch -----------------------------------------------------------------------------------------
 
-    async def update(self, target: Target, body: Body) -> Written:
-        """PUT of an object or of one of its subresources that speak the object's own kind."""
+    async def update(self, target: Target, body: Body, may_create: Check | None = None) -> Written:
+        """PUT of an object or of one of its subresources that speak the object's own kind.
+
+        Some kinds are created so where they are not there; `may_create` raises for whoever may only update.
+        """
         served = target.served
         obj, problems, schema_errors = self._decoder.read(served, body, target.validation)
         self._check_namespace(target, obj)
@@ -175,6 +180,8 @@ class Writer:
             creates = served.strategy.allow_create_on_update and not target.subresource
             if not (error.code == 404 and creates):
                 raise
+            if may_create is not None:
+                await may_create()
             obj["metadata"].pop("resourceVersion", None)
             return await self.create(target, Body(tree=obj, problems=tuple(problems)))
         written.warnings += problems

@@ -75,6 +75,26 @@ async def test_nobody_gives_away_more_than_they_have(api: Running) -> None:
         await api.ok("POST", f"{RBAC}/clusterrolebindings", binding("b", "fine", "joe"), session=mary)
 
 
+async def test_a_put_that_creates_takes_the_right_to_create(api: Running) -> None:
+    leases = "/apis/coordination.k8s.io/v1/namespaces/default/leases"
+    lease = {"metadata": {"name": "l"}, "spec": {"holderIdentity": "mary"}}
+
+    def rule(verbs: str) -> dict[str, Any]:
+        return {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": verbs.split()}
+
+    await api.ok("POST", f"{RBAC}/clusterroles", role("leases", rule("update")))
+    await api.ok("POST", f"{RBAC}/clusterrolebindings", binding("b", "leases", "mary"))
+    async with api.client_session("mary") as mary:
+        status = await api.refused(403, "PUT", f"{leases}/l", lease, session=mary)
+        assert status["message"] == ('leases.coordination.k8s.io "l" is forbidden: User "mary" cannot create resource '
+                                     '"leases" in API group "coordination.k8s.io" in the namespace "default"')
+        await api.refused(404, "GET", f"{leases}/l")
+        made = await api.ok("POST", leases, lease)
+        await api.ok("PUT", f"{leases}/l", made, session=mary)
+        await api.ok("PUT", f"{RBAC}/clusterroles/leases", role("leases", rule("update create")))
+        await api.ok("PUT", f"{leases}/m", {"metadata": {"name": "m"}}, session=mary)
+
+
 async def test_a_role_of_a_binding_never_changes(api: Running) -> None:
     await api.ok("POST", f"{RBAC}/clusterrolebindings", binding("b", "view", "mary"))
     status = await api.refused(422, "PUT", f"{RBAC}/clusterrolebindings/b", binding("b", "admin", "mary"))
