@@ -39,7 +39,9 @@ LOCALNET = ChainId("filter", "KUBE-FIREWALL")
 SHARED = (NODE_PORTS, SERVICES, HEALTH_PORTS, REJECTS, EXTERNAL_REJECTS, SOURCES)
 """Chains to which each Service adds rules, those that are led to first."""
 OWN = frozenset({*SHARED, POSTROUTING, MARK_MASQ, FORWARD, LOCALNET})
-_SERVICE_CHAIN = re.compile("KUBE-(SVC|SVL|EXT|FW|SEP|XLB)-[A-Z2-7]{16}")
+_KINDS = ("FW", "XLB", "EXT", "SVC", "SVL", "SEP")
+"""Of chains of one Service, each before those that it leads to."""
+_SERVICE_CHAIN = re.compile(f"KUBE-({'|'.join(_KINDS)})-[A-Z2-7]{{16}}")
 
 LAST = ('-m comment --comment "kubernetes service nodeports; NOTE: this must be the last rule in this chain" '
         f"-m addrtype --dst-type LOCAL -j {NODE_PORTS.name}")
@@ -107,6 +109,11 @@ def is_ours(chain: ChainId) -> bool:
 def is_service_chain(chain: ChainId) -> bool:
     """Whether it belongs to one Service."""
     return chain.table == "nat" and _SERVICE_CHAIN.fullmatch(chain.name) is not None
+
+
+def leading_first(chains: Iterable[ChainId]) -> list[ChainId]:
+    """Services' chains in an order in which they can be taken away: nothing leads to the first ones."""
+    return sorted(chains, key=lambda chain: _KINDS.index(chain.name.split("-")[1]))
 
 
 def fixed(node: NodeFacts) -> dict[ChainId, Rules]:

@@ -26,6 +26,7 @@ from agent.proxy.chains import (
     fixed,
     is_ours,
     is_service_chain,
+    leading_first,
     render,
     shared_chains,
 )
@@ -181,7 +182,8 @@ class Proxier:
         """
         names = set(_CHAIN.findall(error))
         found = next((key for key, record in self._records.items()
-                      if any(chain.name in names for chain in record.entry.chains)), None)
+                      if any(chain.name in names for chain in record.entry.chains)
+                      or any(rule in error for _, rule in record.entry.shared)), None)
         if found is not None and found == self._suspect:
             log.error("Service %s/%s is left out: this node's kernel does not take its rules", *found)
             self._refused.add(found)
@@ -244,7 +246,7 @@ class Proxier:
             return repair_shared(found, shared_chains(_all_shared(after.values())))
 
         def remove() -> list[ChainId]:
-            return list(digests.keys() - {chain for record in after.values() for chain in record.entry.chains})
+            return leading_first(digests.keys() - {chain for record in after.values() for chain in record.entry.chains})
 
         self._records = after
         await self._apply(Changes(groups(), shared, remove))
@@ -280,7 +282,7 @@ class Proxier:
                                lambda chain: sum(member == chain for member, _ in _all_shared(self._records.values())))
 
         def remove() -> list[ChainId]:
-            return [chain for key in keys for chain in gone_chains(before[key].entry, after[key].entry)]
+            return leading_first(chain for key in keys for chain in gone_chains(before[key].entry, after[key].entry))
 
         await self._apply(Changes(groups(), shared, remove))
         changed = [key for key in keys if after[key].udp != before[key].udp]

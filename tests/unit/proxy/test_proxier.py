@@ -101,6 +101,26 @@ async def test_a_large_sync_goes_in_batches_of_unreferenced_chains_first(monkeyp
     world.check()
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_many_chains_go_in_an_order_in_which_they_can(monkeypatch: pytest.MonkeyPatch, *,
+                                                            restarted: bool) -> None:
+    """A chain to which another one leads cannot go, and some go in a batch before others."""
+    monkeypatch.setattr(plan, "REMOVALS", 7)
+    world = World()
+    balancer: dict[str, Any] = {"type": "LoadBalancer", "ingress": ["192.0.2.1"], "external_traffic_policy": "Local",
+                                "load_balancer_source_ranges": ["10.0.0.0/8"]}
+    for number in range(20):
+        put(world.view, service(f"s{number}", f"10.96.0.{number}", **balancer),
+            slice_of(f"s{number}", endpoint(f"10.244.0.{number}", node=NODE), f"10.244.1.{number}"))
+    await world.sync()
+    for number in range(20):
+        delete(world.view, service(f"s{number}", ""), slice_of(f"s{number}"))
+    if restarted:
+        world.new()
+    await world.sync()
+    world.check()
+
+
 async def test_damage_is_seen_and_mended() -> None:
     world = World()
     put(world.view, service("web", "10.96.0.1"), slice_of("web", "10.244.0.1", "10.244.0.2"))

@@ -44,11 +44,12 @@ async def running(world: World, until: Callable[[], bool] = lambda: True) -> Non
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_a_service_that_the_kernel_does_not_take_is_left_out() -> None:
+@pytest.mark.parametrize("backs", [[], ["10.244.0.1"]])
+async def test_a_service_that_the_kernel_does_not_take_is_left_out(backs: list[str]) -> None:
     world = World()
     world.tables.unknown = "-m sctp"
     sctp = [EndpointPort(name="s", port=80, protocol="SCTP")]
-    put(world.view, service("bad", "10.96.0.1", port("s", 80, "SCTP")), slice_of("bad", "10.244.0.1", ports=sctp),
+    put(world.view, service("bad", "10.96.0.1", port("s", 80, "SCTP")), slice_of("bad", *backs, ports=sctp),
         service("good", "10.96.0.2"), slice_of("good", "10.244.0.2"))
     world.view.confirm()
     await running(world)
