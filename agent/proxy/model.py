@@ -12,6 +12,7 @@ from sampan.api.types.discovery_v1 import EndpointSlice
 
 SERVICE_NAME = "kubernetes.io/service-name"
 HEADLESS = "service.kubernetes.io/headless"
+"""The label by which a Service with a cluster IP, too, asks for no proxy at all."""
 PROXY_NAME = "service.kubernetes.io/service-proxy-name"
 """The label by which a Service asks for a proxy other than ours."""
 ZONE = "topology.kubernetes.io/zone"
@@ -94,9 +95,9 @@ class Endpoint(NamedTuple):
 
 def is_proxied(service: Service) -> bool:
     """Whether there is anything to do for the Service on nodes."""
-    spec = service.spec
+    spec, labels = service.spec, service.metadata.labels
     return (spec.type != "ExternalName" and spec.cluster_ip not in (None, "", "None")
-            and ":" not in (spec.cluster_ip or "") and PROXY_NAME not in service.metadata.labels)
+            and ":" not in (spec.cluster_ip or "") and PROXY_NAME not in labels and HEADLESS not in labels)
 
 
 def service_ports(service: Service) -> list[ServicePort]:

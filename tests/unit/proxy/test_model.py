@@ -16,6 +16,7 @@ KEY = ServiceKey("default", "web")
     service("web", "None"), service("web", ""), service("web", "fd00::1"),
     service("web", "10.0.0.1", type="ExternalName"),
     service("web", "10.0.0.1", labels={"service.kubernetes.io/service-proxy-name": "other"}),
+    service("web", "10.0.0.1", labels={"service.kubernetes.io/headless": ""}),
 ])
 def test_services_that_no_node_proxies(unproxied: Service) -> None:
     assert service_ports(unproxied) == []
