@@ -102,7 +102,7 @@ class TokenRequests:
         if resource is NODES:
             return Bound(node=own)
         spec = obj.get("spec") or {}
-        if (spec.get("serviceAccountName") or "default") != target.name:
+        if spec.get("serviceAccountName") != target.name:  # a mirror pod has none: nodes make these by themselves
             raise bad_request(f'cannot bind token for serviceaccount "{target.name}" to pod running with different '
                               "serviceaccount name.")
         return Bound(pod=own, node=self._node(spec.get("nodeName") or ""))

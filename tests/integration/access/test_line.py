@@ -95,6 +95,16 @@ async def test_no_token_for_others(cluster: Running, pod: str, changes: dict[str
             await link.authority.issue_token(await order(cluster, pod, **changes))
 
 
+async def test_no_token_for_a_mirror_pod(cluster: Running) -> None:
+    """A node may make such pods in every namespace: it would get the token of each one's default account."""
+    meta = {"name": "mirror", "annotations": {"kubernetes.io/config.mirror": "x"}}
+    await cluster.ok("POST", PODS, {"metadata": meta, "spec": {
+        "nodeName": "n1", "containers": [{"name": "c", "image": "i"}]}})
+    async with line(cluster) as link:
+        with pytest.raises(AuthorityError, match="to pod running with different serviceaccount name"):
+            await link.authority.issue_token(await order(cluster, "mirror"))
+
+
 async def test_who_may_read_the_nodes_port(cluster: Running) -> None:
     rules = [{"apiGroups": [""], "resources": ["nodes/metrics"], "verbs": ["get"]},
              {"nonResourceURLs": ["/healthz"], "verbs": ["get"]}]
