@@ -102,7 +102,7 @@ class Module:
             if default:
                 return name, f"{kind} = field(default_factory={default})"
             return name, kind if json_name == "spec" else f"{kind} | None = None"
-        if required:
+        if required and kind not in ("Time", "MicroTime"):  # a missing time has no zero that could be stored
             return name, kind
         if meta and json_name in ALWAYS_SET:
             return name, 'str = ""'

@@ -52,7 +52,7 @@ class TokenRequestSpec(Struct, frozen=True, kw_only=True, omit_defaults=True,
 
 class TokenRequestStatus(Struct, frozen=True, kw_only=True, omit_defaults=True,
     rename={"expiration_timestamp": "expirationTimestamp"}):
-    expiration_timestamp: Time
+    expiration_timestamp: Time | None = None
     token: str
 
 

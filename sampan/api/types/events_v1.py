@@ -22,7 +22,7 @@ class Event(Struct, frozen=True, kw_only=True, omit_defaults=True, weakref=True,
     deprecated_first_timestamp: Time | None = None
     deprecated_last_timestamp: Time | None = None
     deprecated_source: core_v1.EventSource | None = None
-    event_time: MicroTime
+    event_time: MicroTime | None = None
     metadata: meta_v1.ObjectMeta = field(default_factory=lambda: meta_v1.ObjectMeta())
     note: str | None = None
     reason: str | None = None
@@ -45,4 +45,4 @@ class EventList(Struct, frozen=True, kw_only=True, omit_defaults=True, weakref=T
 class EventSeries(Struct, frozen=True, kw_only=True, omit_defaults=True,
     rename={"last_observed_time": "lastObservedTime"}):
     count: int
-    last_observed_time: MicroTime
+    last_observed_time: MicroTime | None = None

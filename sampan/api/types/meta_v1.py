@@ -61,7 +61,7 @@ class APIVersions(Struct, frozen=True, kw_only=True, omit_defaults=True, weakref
 
 class Condition(Struct, frozen=True, kw_only=True, omit_defaults=True,
     rename={"last_transition_time": "lastTransitionTime", "observed_generation": "observedGeneration"}):
-    last_transition_time: Time
+    last_transition_time: Time | None = None
     message: str
     observed_generation: int | None = None
     reason: str

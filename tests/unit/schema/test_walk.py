@@ -149,6 +149,15 @@ def test_a_status_is_filled_up_without_complaint(registry: SchemaRegistry) -> No
     assert from_tree(core_v1.Pod, tree).status.container_statuses[0].ready is False
 
 
+def test_an_object_with_a_missing_time_can_be_read(registry: SchemaRegistry) -> None:
+    """No validation asks for it, as upstream's does not: who watches Services must not stumble over it."""
+    tree: dict[str, Any] = {"metadata": {"name": "s"}, "status": {"conditions": [{"type": "a", "status": "True"}]}}
+    assert registry.of("io.k8s.api.core.v1.Service").clean(tree).errors == []
+    status = from_tree(core_v1.Service, tree).status
+    assert status is not None
+    assert [condition.last_transition_time for condition in status.conditions] == [None]
+
+
 def test_free_form_parts_stay_as_they_are(registry: SchemaRegistry) -> None:
     data = {"x": None, "y": [], "z": {"apiVersion": 1, "type": {}, "properties": None}}
     tree = {"metadata": {"name": "a"}, "data": data, "revision": 1}
