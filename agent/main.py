@@ -33,9 +33,9 @@ from agent.network.peers import announce
 from agent.network.setup import NetworkSetup
 from agent.node.address import AddressChanged, AddressWatch, interface_of, interfaces
 from agent.node.events import NodeEvents
-from agent.node.facts import FactsError, HostFacts, health, host_facts, node_address
+from agent.node.facts import FactsError, health, host_facts, node_address
 from agent.node.heartbeat import Heartbeat
-from agent.node.status import KUBELET_VERSION, NodeSettings
+from agent.node.status import KUBELET_VERSION, NodeSettings, allocatable
 from agent.pods import labels
 from agent.pods.dns import ClusterDns
 from agent.pods.environment import NodeFacts
@@ -154,7 +154,9 @@ class Agent:
         cgroups = make_cgroups(config, info)
         await cgroups.setup(PodLimits(cpu_shares=shares(facts.cpus * 1000)))
         prober = MeasuredProber(HostProber(base.engine))
-        rooms = self._rooms(base, cgroups, facts, prober)
+        about = NodeSettings(config.node_name, base.address, config.max_pods, config.port)
+        node = NodeFacts(about.name, about.address, allocatable(about, facts, health(Path(info.root_dir))))
+        rooms = self._rooms(base, cgroups, node, facts.memory, prober)
         base.volumes.serve(PodTokens(link.authority, clock.now), rooms.node)
         manager = PodManager(rooms)
         port = NodePort(NodeParts(
@@ -162,7 +164,6 @@ class Agent:
             base.metrics, hierarchies(), (str(config.root_dir), info.root_dir), clock, configz(config, info)))
         streams = AgentStreams(base.engine, manager, NamespaceConnector(netns.open_socket), clock,
                                own=port.paths.handle)
-        about = NodeSettings(config.node_name, base.address, config.max_pods, config.port)
         heartbeat = Heartbeat(about, facts, health, base.engine, link.view, link.reports, clock,
                               problems=(base.setup.problem,), news=base.news,
                               annotations=lambda: announce(base.network.announcement()))
@@ -176,18 +177,17 @@ class Agent:
         self._notifier.ready()
         log.info("node %s is up", config.node_name)
 
-    def _rooms(self, base: _Base, cgroups: NodeCgroups, facts: HostFacts, prober: MeasuredProber) -> Rooms:
+    def _rooms(self, base: _Base, cgroups: NodeCgroups, node: NodeFacts, memory: int, prober: MeasuredProber) -> Rooms:
         config, clock, link, engine = self._config, self._clock, base.link, base.engine
 
         async def infra_image(missing: bool) -> str:
             return config.infra_image or (await ensure_infra_image(engine) if missing else REFERENCE)
 
         return Rooms(
-            node=NodeFacts(config.node_name, base.address, {"cpu": str(facts.cpus), "memory": str(facts.memory)}),
-            engine=engine, network=base.network, volumes=base.volumes, cgroups=cgroups, prober=prober,
+            node=node, engine=engine, network=base.network, volumes=base.volumes, cgroups=cgroups, prober=prober,
             metrics=base.metrics, http_hook=HostHttpHook(), images=ImagePuller(engine, link.view, clock),
             view=link.view, reports=link.reports, events=base.events, files=PodFiles(config.root_dir / "pods"),
-            clock=clock, infra_image=infra_image, memory_capacity=facts.memory, dns=base.dns,
+            clock=clock, infra_image=infra_image, memory_capacity=memory, dns=base.dns,
             pod_pids_limit=config.pod_pids_limit, oom_floor=OomFloor(-1000 if may_lower_oom_scores() else 0))
 
     async def _engine_info(self, engine: Engine) -> EngineInfo:

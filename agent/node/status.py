@@ -48,14 +48,13 @@ def node_object(settings: NodeSettings, facts: HostFacts, health: Health, runtim
     old = {item.type: item for item in previous.status.conditions} if previous else {}
     conditions = [_condition(kind, status, reason, message, old.get(kind), stamp)
                   for kind, status, reason, message in judge(health, runtime)]
-    capacity = _capacity(settings, facts, health)
     return core_v1.Node(
         metadata=meta_v1.ObjectMeta(name=settings.name, labels=_labels(settings, facts),
                                     annotations=dict(annotations or {})),
         spec=core_v1.NodeSpec(taints=list(settings.taints)),
         status=core_v1.NodeStatus(
-            capacity=capacity,
-            allocatable=_allocatable(capacity, facts, health),
+            capacity=_capacity(settings, facts, health),
+            allocatable=allocatable(settings, facts, health),
             conditions=conditions,
             addresses=[core_v1.NodeAddress(type="InternalIP", address=settings.address),
                        core_v1.NodeAddress(type="Hostname", address=facts.hostname)],
@@ -111,8 +110,9 @@ def _capacity(settings: NodeSettings, facts: HostFacts, health: Health) -> dict[
             "ephemeral-storage": f"{health.disk_total // 1024}Ki"}
 
 
-def _allocatable(capacity: Mapping[str, str], facts: HostFacts, health: Health) -> dict[str, str]:
-    return {**capacity, "memory": f"{max(0, facts.memory - MEMORY_RESERVE) // 1024}Ki",
+def allocatable(settings: NodeSettings, facts: HostFacts, health: Health) -> dict[str, str]:
+    """What pods may use of this host; also what a container is told to be its limit where it has none."""
+    return {**_capacity(settings, facts, health), "memory": f"{max(0, facts.memory - MEMORY_RESERVE) // 1024}Ki",
             "ephemeral-storage": str(int(health.disk_total * (1 - DISK_SHARE)))}
 
 

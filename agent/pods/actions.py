@@ -24,7 +24,7 @@ from agent.pods.containers import (
     volume_mount,
 )
 from agent.pods.creation import create
-from agent.pods.environment import EnvironmentFailure, expand, make_environment
+from agent.pods.environment import EnvironmentFailure, make_environment, sub_path
 from agent.pods.files import HostnameFailure
 from agent.pods.hooks import POST_START_LIMIT, run_hook
 from agent.pods.memory import Memory
@@ -238,18 +238,14 @@ class Actions:
             raise StepFailed("CreateContainerError", "the pod's sandbox is gone", initial=0.1)
         known = memory.connections.get(sandbox.id)
         environment = make_environment(pod, container, rooms.node, known.ip if known else "", rooms.view)
-        for source, keys in environment.skipped.items():
-            self.tell("Warning", "InvalidEnvironmentVariableNames",
-                      f"Keys [{', '.join(keys)}] from the EnvFrom {source} were skipped since they are considered "
-                      "invalid environment variable names.", container.name)
         message_file = rooms.files.new_message_file(pod, container.name)
-        mounts = await self._mounts(container, environment.variables, memory.volumes, message_file)
+        mounts = await self._mounts(container, environment, memory.volumes, message_file)
         if container_limits(pod, container, rooms.memory_capacity).oom_score_adj < rooms.oom_floor.value:
             self._tell_oom(container.name)
         return container_spec(pod, container, Ingredients(
             rooms.node.name, step.attempt, step.backoff, sandbox.id,
-            rooms.cgroups.parent(pod.metadata.uid, qos_class(pod)), rooms.memory_capacity, environment.variables,
-            mounts, message_file, rooms.oom_floor.value))
+            rooms.cgroups.parent(pod.metadata.uid, qos_class(pod)), rooms.memory_capacity, environment, mounts,
+            message_file, rooms.oom_floor.value))
 
     async def _mounts(self, container: core_v1.Container, variables: Mapping[str, str],
                       volumes: Mapping[str, PreparedVolume], message_file: str) -> list[Mount]:
@@ -259,7 +255,7 @@ class Actions:
             volume = volumes.get(mount.name)
             if volume is None:
                 raise ConfigFailure(f'volume "{mount.name}" is not known')
-            path = expand(mount.sub_path_expr, variables) if mount.sub_path_expr else mount.sub_path or ""
+            path = sub_path(mount, variables)
             source = volume.path
             if path:
                 source = await self._rooms.volumes.subpath(

@@ -7,7 +7,7 @@ then Services' variables where the name is still free.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -19,8 +19,7 @@ from sampan.api.types import core_v1
 V = TypeVar("V")
 
 _SUBSCRIPT = re.compile(r"^metadata\.(annotations|labels)\['([^']*)'\]$")
-_REFERENCE = re.compile(r"\$(?:\$|\(([^()$\s]*)\))")
-_VARIABLE = re.compile(r"^[-._a-zA-Z][-._a-zA-Z0-9]*$")
+_REFERENCE = re.compile(r"\$(?:\$|\(([^)]*)\))")
 _ADDRESS_FIELDS = ("status.podIP", "status.podIPs")
 
 
@@ -37,14 +36,6 @@ class NodeFacts:
     allocatable: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Environment:
-    """Variables in order, and the keys of envFrom that are no variable names, by what they came from."""
-
-    variables: Mapping[str, str]
-    skipped: Mapping[str, Sequence[str]] = field(default_factory=dict)
-
-
 def needs_address(container: core_v1.Container) -> bool:
     """Whether the environment holds the pod's address, so that the container can only be created once it is known."""
     return any(variable.value_from and variable.value_from.field_ref
@@ -52,12 +43,11 @@ def needs_address(container: core_v1.Container) -> bool:
 
 
 def make_environment(pod: core_v1.Pod, container: core_v1.Container, node: NodeFacts, pod_ip: str,
-                     view: ClusterView) -> Environment:
-    """All variables of a container; EnvironmentFailure where something it refers to is missing."""
+                     view: ClusterView) -> Mapping[str, str]:
+    """All variables of a container, in order; EnvironmentFailure where something it refers to is missing."""
     variables: dict[str, str] = {}
-    skipped: dict[str, list[str]] = {}
     for source in container.env_from:
-        _env_from(source, pod, view, variables, skipped)
+        _env_from(source, pod, view, variables)
     services = service_variables(view.list(resources.SERVICES), pod.metadata.namespace,
                                  links=pod.spec.enable_service_links is not False)
     for variable in container.env:
@@ -67,7 +57,7 @@ def make_environment(pod: core_v1.Pod, container: core_v1.Container, node: NodeF
             variables[variable.name] = value
     for name, value in services.items():
         variables.setdefault(name, value)
-    return Environment(variables, skipped)
+    return variables
 
 
 def expand(text: str, variables: Mapping[str, str]) -> str:
@@ -80,6 +70,20 @@ def expand(text: str, variables: Mapping[str, str]) -> str:
         return variables.get(name, match.group(0))
 
     return _REFERENCE.sub(replace, text)
+
+
+def sub_path(mount: core_v1.VolumeMount, variables: Mapping[str, str]) -> str:
+    """The part of its volume that is mounted, "" for all of it; EnvironmentFailure where a variable has no value.
+
+    Without that an empty variable would open the whole volume to a container that is to see a part of it.
+    """
+    if not mount.sub_path_expr:
+        return mount.sub_path or ""
+    used = {match.group(1) for match in _REFERENCE.finditer(mount.sub_path_expr) if match.group(1) is not None}
+    missing = sorted(name for name in used if not variables.get(name))
+    if missing:
+        raise EnvironmentFailure(f"missing value for {', '.join(missing)}")
+    return expand(mount.sub_path_expr, variables)
 
 
 def service_variables(services: Iterable[core_v1.Service], namespace: str, *, links: bool) -> dict[str, str]:
@@ -119,32 +123,28 @@ def _service(service: core_v1.Service, variables: dict[str, str]) -> None:
         variables[f"{stem}_ADDR"] = ip
 
 
-def _env_from(source: core_v1.EnvFromSource, pod: core_v1.Pod, view: ClusterView, variables: dict[str, str],
-              skipped: dict[str, list[str]]) -> None:
+def _env_from(source: core_v1.EnvFromSource, pod: core_v1.Pod, view: ClusterView, variables: dict[str, str]) -> None:
+    """Every key is taken, whether or not a shell can read it as a variable (KEP-4369)."""
     namespace = pod.metadata.namespace
     if source.config_map_ref:
         reference = source.config_map_ref
         config = view.get(resources.CONFIGMAPS, reference.name or "", namespace)
         data = dict(config.data) if config else None
-        what = "ConfigMap"
+        what = "configmap"
     elif source.secret_ref:
         secret_reference = source.secret_ref
         secret = view.get(resources.SECRETS, secret_reference.name or "", namespace)
         data = {key: _text(value) for key, value in secret.data.items()} if secret else None
-        what, reference = "Secret", core_v1.ConfigMapEnvSource(name=secret_reference.name,
+        what, reference = "secret", core_v1.ConfigMapEnvSource(name=secret_reference.name,
                                                                optional=secret_reference.optional)
     else:
         return
     if data is None:
         if reference.optional:
             return
-        raise EnvironmentFailure(f'{what.lower()} "{reference.name}" not found')
+        raise EnvironmentFailure(f'{what} "{reference.name}" not found')
     for key, value in sorted(data.items()):
-        name = (source.prefix or "") + key
-        if _VARIABLE.match(name):
-            variables[name] = value
-        else:
-            skipped.setdefault(f"{what} {namespace}/{reference.name}", []).append(key)
+        variables[(source.prefix or "") + key] = value
 
 
 def _value(variable: core_v1.EnvVar, pod: core_v1.Pod, container: core_v1.Container, node: NodeFacts, pod_ip: str,
@@ -218,7 +218,9 @@ def resource_value(selector: core_v1.ResourceFieldSelector, pod: core_v1.Pod, co
         raise EnvironmentFailure(f"unsupported container resource : {selector.resource}")
     limits = container.resources.limits if container.resources else {}
     requests = container.resources.requests if container.resources else {}
-    limit = limits.get(name) or node.allocatable.get(name, "0")
+    limit = limits.get(name, "0")
+    if not Quantity.parse(limit):  # none, or one of zero, which limits nothing
+        limit = node.allocatable.get(name, "0")
     text = limit if kind == "limits" else requests.get(name, "0")
     divisor = Quantity.parse(selector.divisor or "1")
     amount = Quantity.parse(text)

@@ -6,18 +6,26 @@ from typing import Any
 
 import pytest
 
-from agent.pods.environment import EnvironmentFailure, NodeFacts, expand, make_environment, service_variables
+from agent.pods.environment import (
+    EnvironmentFailure,
+    NodeFacts,
+    expand,
+    make_environment,
+    service_variables,
+    sub_path,
+)
 from sampan.api import resources
 from sampan.api.codec import from_tree
 from sampan.api.types import core_v1, meta_v1
 from tests.support.pods import FakeView, make_pod
 
-FACTS = NodeFacts("node-1", "192.0.2.10", {"cpu": "4", "memory": "8Gi"})
+FACTS = NodeFacts("node-1", "192.0.2.10", {"cpu": "4", "memory": "8Gi", "ephemeral-storage": "5Gi"})
 
 
 @pytest.mark.parametrize(("text", "expected"), [
     ("$(A)", "1"), ("$(A)$(B)", "12"), ("$(C)", "$(C)"), ("$$(A)", "$(A)"), ("$A", "$A"), ("$$", "$"), ("x$(A", "x$(A"),
-    ("$$$(A)", "$1"), ("$()", "$()"), ("", "")])
+    ("$$$(A)", "$1"), ("$()", "$()"), ("", ""),
+    ("$(X$(A)", "$(X$(A)"), ("$(X$$A)", "$(X$$A)"), ("$(X A)$(A)", "$(X A)1")])
 def test_expand(text: str, expected: str) -> None:
     assert expand(text, {"A": "1", "B": "2"}) == expected
 
@@ -25,13 +33,13 @@ def test_expand(text: str, expected: str) -> None:
 def _variables(container: dict[str, Any], view: FakeView | None = None, ip: str = "10.244.1.2",
                **spec: Any) -> dict[str, str]:
     pod = make_pod(containers=[{"name": "app", "image": "a", **container}], **spec)
-    return dict(make_environment(pod, pod.spec.containers[0], FACTS, ip, view or FakeView()).variables)
+    return dict(make_environment(pod, pod.spec.containers[0], FACTS, ip, view or FakeView()))
 
 
 def _config() -> FakeView:
     view = FakeView()
     meta = meta_v1.ObjectMeta(name="conf", namespace="default")
-    view.put(resources.CONFIGMAPS, core_v1.ConfigMap(metadata=meta, data={"a": "1", "b": "2", "not ok": "3"}))
+    view.put(resources.CONFIGMAPS, core_v1.ConfigMap(metadata=meta, data={"a": "1", "b": "2", "9.x": "3"}))
     view.put(resources.SECRETS, core_v1.Secret(metadata=meta, data={"a": b"secret"}))
     return view
 
@@ -44,13 +52,23 @@ def test_order_and_references() -> None:
 def test_env_from_comes_first_and_env_wins() -> None:
     container = {"envFrom": [{"configMapRef": {"name": "conf"}}, {"prefix": "S_", "secretRef": {"name": "conf"}}],
                  "env": [{"name": "b", "value": "$(a)!"}]}
-    assert _variables(container, _config()) == {"a": "1", "S_a": "secret", "b": "1!"}
+    # A key that no shell can read as a variable is one all the same, since v1.30.
+    assert _variables(container, _config()) == {"9.x": "3", "a": "1", "S_a": "secret", "b": "1!"}
 
 
-def test_keys_that_are_no_names_are_told() -> None:
-    pod = make_pod(containers=[{"name": "app", "image": "a", "envFrom": [{"configMapRef": {"name": "conf"}}]}])
-    made = make_environment(pod, pod.spec.containers[0], FACTS, "", _config())
-    assert made.skipped == {"ConfigMap default/conf": ["not ok"]}
+@pytest.mark.parametrize(("mount", "expected"), [
+    ({"subPath": "$(A)"}, "$(A)"), ({"subPathExpr": "x/$(A)"}, "x/1"), ({"subPathExpr": "$$(A)"}, "$(A)"), ({}, "")])
+def test_sub_paths(mount: dict[str, str], expected: str) -> None:
+    found = from_tree(core_v1.VolumeMount, {"name": "v", "mountPath": "/v", **mount})
+    assert sub_path(found, {"A": "1"}) == expected
+
+
+def test_a_sub_path_of_variables_without_values_is_refused() -> None:
+    """With an empty one the container would see the whole volume."""
+    mount = core_v1.VolumeMount(name="v", mount_path="/v", sub_path_expr="$(Z)$(A)$(EMPTY)")
+    with pytest.raises(EnvironmentFailure) as caught:
+        sub_path(mount, {"A": "1", "EMPTY": ""})
+    assert str(caught.value) == "missing value for EMPTY, Z"
 
 
 @pytest.mark.parametrize(("path", "expected"), [
@@ -63,10 +81,10 @@ def test_fields(path: str, expected: str) -> None:
 
 @pytest.mark.parametrize(("resource", "divisor", "expected"), [
     ("limits.cpu", None, "2"), ("limits.cpu", "1m", "1500"), ("requests.cpu", None, "0"),
-    ("limits.memory", "1Mi", "8192"), ("requests.memory", "1Ki", "1000")])
+    ("limits.memory", "1Mi", "8192"), ("requests.memory", "1Ki", "1000"), ("limits.ephemeral-storage", "1Gi", "5")])
 def test_resources(resource: str, divisor: str | None, expected: str) -> None:
     selector = {"resource": resource, **({"divisor": divisor} if divisor else {})}
-    container = {"resources": {"limits": {"cpu": "1500m"}, "requests": {"memory": "1000Ki"}},
+    container = {"resources": {"limits": {"cpu": "1500m", "memory": "0"}, "requests": {"memory": "1000Ki"}},
                  "env": [{"name": "A", "valueFrom": {"resourceFieldRef": selector}}]}
     assert _variables(container) == {"A": expected}
 
