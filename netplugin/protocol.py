@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Literal, Protocol
 
 
@@ -42,6 +43,14 @@ class Sandbox:
     owner: str = ""
     netns: str = ""
     interface: str = "eth0"
+
+    def __post_init__(self) -> None:
+        """NetworkError for a host's address that is none: the API lets any text pass, and it would get into rules."""
+        for port in self.host_ports:
+            try:
+                ip_address(port.host_ip or 0)
+            except ValueError as error:
+                raise NetworkError(f"hostIP of hostPort {port.host_port}: {error}") from error
 
     @property
     def where(self) -> str:

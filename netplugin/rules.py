@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 
 from netplugin.ipam import Lease
 
@@ -141,10 +141,14 @@ def _host_ports(wanted: Firewall) -> Sequence[str]:
     rules = []
     for lease in wanted.leases:
         for port in lease.host_ports:
+            try:
+                host = IPv4Address(port.host_ip or 0)
+            except ValueError:
+                continue  # an IPv6 address leads to no pod of ours
             protocol = port.protocol.lower()
             match = f"-p {protocol} -m {protocol} --dport {port.host_port}"
-            if port.host_ip and port.host_ip != "0.0.0.0":
-                match = f"-d {port.host_ip} {match}"
+            if int(host):
+                match = f"-d {host} {match}"
             comment = f'-m comment --comment "{lease.namespace}/{lease.name}"'
             rules += [f"-s {source} {match} {comment} -j MARK --set-xmark {MARK}"
                       for source in (wanted.pod_cidr, "127.0.0.1/32")]

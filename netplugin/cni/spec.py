@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any
 
 VERSIONS = ("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
@@ -121,8 +122,9 @@ def port_mappings(config: Mapping[str, Any]) -> list[tuple[int, int, str, str]]:
     for mapping in _mapping(config.get("runtimeConfig") or {}, "runtimeConfig").get("portMappings") or ():
         try:
             protocol = _PROTOCOLS[str(mapping.get("protocol") or "tcp").upper()]
-            found.append((_port(mapping["hostPort"]), _port(mapping["containerPort"]), protocol,
-                          str(mapping.get("hostIP") or "")))
+            address = str(mapping.get("hostIP") or "")
+            ip_address(address or 0)
+            found.append((_port(mapping["hostPort"]), _port(mapping["containerPort"]), protocol, address))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CniError(INVALID_CONFIG, f"invalid port mapping: {mapping}") from error
     return found

@@ -92,6 +92,8 @@ def test_results_by_version() -> None:
     ([{"hostPort": 8080}], None),
     ([{"hostPort": "x", "containerPort": 80}], None),
     ([{"hostPort": 8080, "containerPort": 80, "protocol": "icmp"}], None),
+    ([{"hostPort": 8080, "containerPort": 80, "hostIP": "x"}], None),
+    ([{"hostPort": 8080, "containerPort": 80, "hostIP": "::"}], [(8080, 80, "TCP", "::")]),
     (["8080:80"], None),
 ])
 def test_port_mappings(mappings: list[Any], expected: list[Any] | None) -> None:

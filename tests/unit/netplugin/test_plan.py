@@ -40,8 +40,8 @@ from netplugin.plan import (
     SetBridge,
     plan,
 )
-from netplugin.protocol import HostPort, NetworkError
-from netplugin.rules import Firewall, chains, restore_input
+from netplugin.protocol import HostPort, NetworkError, Sandbox
+from netplugin.rules import HOSTPORTS, Firewall, chains, restore_input
 
 BRIDGE = BridgeSpec("sampan0", IPv4Interface("10.42.7.1/24"), 1450)
 THERE = SeenBridge(5, "0a:58:0a:2a:07:01", 1450, True, frozenset({BRIDGE.address}))
@@ -100,6 +100,21 @@ def test_rules() -> None:
     assert crossing.index("-s 10.42.0.0/16 -j RETURN") < crossing.index("-o sampan.1 -j MASQUERADE")
     assert "random-fully" not in text
     assert "random-fully" in restore_input(chains(replace(wanted, random_fully=True)))
+
+
+def test_a_host_s_address_that_is_none_of_ipv4_gets_into_no_rule() -> None:
+    """A pod's hostIP is any text for the API, and IPv6 is nothing that these rules know."""
+    evil = "192.0.2.1\nCOMMIT\n*filter\n-I INPUT -j ACCEPT"
+    ports = (HostPort(80, 80, host_ip=evil), HostPort(81, 81, host_ip="::"), HostPort(82, 82, host_ip="0.0.0.0"))
+    lease = Lease(IPv4Address("10.42.7.2"), "id", "web", "front", "uid", ports)
+    chain = next(chain for chain in chains(Firewall(IPv4Network("10.42.7.0/24"), (), (lease,)))
+                 if chain.name == HOSTPORTS)
+    assert chain.rules[-1] == ('-p tcp -m tcp --dport 82 -m comment --comment "web/front" '
+                               "-j DNAT --to-destination 10.42.7.2:82")
+    assert len(chain.rules) == 3
+    with pytest.raises(NetworkError, match=r"hostIP of hostPort 80: .* does not appear to be an IPv4 or IPv6 address"):
+        Sandbox("id", 1, "web", "front", "uid", ports[:1])
+    assert Sandbox("id", 1, "web", "front", "uid", ports[1:]).host_ports == ports[1:]
 
 
 @pytest.mark.parametrize(("text", "backend"), [
