@@ -120,6 +120,7 @@ class NodeNetwork:
         now = self._clock.monotonic()
         self._new = {sandbox: since for sandbox, since in self._new.items() if now - since < _NEW}
         keep = {*live, *self._new}
+        ports = await self._blocking(self._links.ports)  # before the leases: who has a port has had one for longer
         leases = await self._leases()
         keep |= {lease.sandbox_id for lease in leases if lease.owner}  # other runtimes see to theirs
         for lease in leases:
@@ -127,7 +128,6 @@ class NodeNetwork:
                 log.info("releasing %s: sandbox %s of pod %s/%s is gone", lease.ip, lease.sandbox_id[:12],
                          lease.namespace, lease.name)
                 await self.detach(lease.sandbox_id)
-        ports = await self._blocking(self._links.ports)
         for stale in sorted(ports - {names.veth(sandbox_id) for sandbox_id in keep | set(self._new)}):
             await self._blocking(links.delete, stale)
         await self.heal()
