@@ -19,6 +19,9 @@ from sampan.api.types.core_v1 import Pod
 from sampan.client.informer import either, key_of
 from sampan.client.protocol import DeleteOptions
 
+CATCH_UP = 1.0
+"""Seconds until a look whether the informer has caught up, if it tells of nothing before."""
+
 
 class ReplicaSetController(Controller[Key]):
     """Keeps each ReplicaSet's number of pods."""
@@ -54,9 +57,11 @@ class ReplicaSetController(Controller[Key]):
         if rs is None:
             self._expected.forget(key)
             return
+        # Asked before the pods are looked at: what arrives after that is not among them.
+        behind = self._expected.pending(key)
         pods = await self._claimed(rs, of_object(rs.spec.selector))
         failure: ApiError | None = None
-        if rs.metadata.deletion_timestamp is None and not self._expected.pending(key):
+        if rs.metadata.deletion_timestamp is None and not behind:
             failure = await self._change(rs, pods)
         await self._write_status(rs, pods, failure)
         if failure is not None:
@@ -64,6 +69,8 @@ class ReplicaSetController(Controller[Key]):
         wait = plans.next_available(rs, pods, self.deps.clock.now())
         if wait is not None:
             self.queue.add_after(key, wait)
+        if behind:  # a pod that came and went between two lists is never told of
+            self.queue.add_after(key, CATCH_UP)
 
     async def _claimed(self, rs: ReplicaSet, selector: LabelSelector) -> list[Pod]:
         candidates = [pod for value in (rs.metadata.uid, orphans(rs.metadata.namespace))

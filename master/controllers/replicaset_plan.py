@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cmp_to_key
 
-from msgspec.structs import replace
-
 from master.controllers.owners import controller_reference
 from master.controllers.pods import find, is_active, is_available, is_ready, ready_since
 from sampan.api.times import Time
@@ -136,7 +134,8 @@ def _conditions(rs: ReplicaSet, surplus: int, failure: str, now: datetime) -> li
     reason = "FailedCreate" if surplus < 0 else "FailedDelete"
     present = find(rs.status.conditions, "ReplicaFailure")
     if present is not None and present.reason == reason:
-        return [*others, replace(present, message=failure)]
+        # With its first message: that of each try may name another pod, and every status written means a next try.
+        return [*others, present]
     return [*others, ReplicaSetCondition(type="ReplicaFailure", status="True", reason=reason, message=failure,
                                          last_transition_time=Time.of(now))]
 

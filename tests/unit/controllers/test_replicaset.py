@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from datetime import timedelta
 
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from master.controllers import replicaset as controller
 from master.controllers.replicaset import ReplicaSetController
 from master.controllers.replicaset_plan import plan, rank_for_deletion, status
 from sampan.api import errors
@@ -123,6 +125,55 @@ async def test_a_stale_copy_makes_no_extra_pods() -> None:
         assert len(await world.pods()) == 3
 
 
+async def test_news_that_come_while_a_pod_is_adopted_make_no_extra_pods() -> None:
+    """The list of pods is from before the news; that they have come since does not make it fresh."""
+    world = World()
+    async with world.running(ReplicaSetController):
+        await world.settle()
+        informer = world.informers.get(PODS)
+        apply, late = informer._apply, []
+        informer._apply = late.append  # type: ignore[method-assign] # the test holds back the news
+        world.client.put(pod("orphan"))
+        world.client.put(replica_set(replicas=3))
+        await world.clock.settle(200)
+        assert world.client.count("create", "pods") == 3
+
+        def adopting(call: Call) -> None:
+            if (call.verb, call.plural) == ("get", "replicasets"):
+                informer._apply = apply  # type: ignore[method-assign]
+                while late:
+                    apply(late.pop(0))
+
+        world.client.on_call = adopting
+        apply(late.pop(0))
+        await world.converge()
+        assert not late
+        assert len(await world.pods()) == 3
+        assert world.client.count("create", "pods") == 3
+
+
+async def test_a_pod_of_which_the_informer_never_hears_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was created and deleted between two lists."""
+    monkeypatch.setattr(controller, "CATCH_UP", 0.02)
+    world = World()
+    async with world.running(ReplicaSetController):
+        await world.settle()
+        informer = world.informers.get(PODS)
+        apply = informer._apply
+        informer._apply = lambda _: None  # type: ignore[method-assign] # the watch is broken
+        world.client.put(replica_set(replicas=1))
+        await world.clock.settle(200)
+        [first] = await world.pods()
+        world.client.remove(PODS, first.metadata.name, "default")
+        await world.clock.settle(200)
+        informer._apply = apply  # type: ignore[method-assign]
+        informer._replace([])
+        informer.revision = world.client.revision
+        async with asyncio.timeout(60):
+            while not await world.pods():
+                await asyncio.sleep(0.01)
+
+
 async def test_adopts_orphans_and_releases_strangers() -> None:
     world = World()
     world.client.put(pod("orphan"))
@@ -164,6 +215,24 @@ async def test_a_refused_create_is_told_and_tried_again() -> None:
         assert len(await world.pods()) == 8
         rs = await world.client.get(REPLICASETS, "web", "default")
         assert rs.status.conditions == []
+
+
+async def test_a_refusal_that_is_worded_anew_each_time_is_tried_again_with_back_off() -> None:
+    """A refusal names the pod, whose name is drawn for each try: a status that followed it would mean a next try."""
+    world = World()
+
+    def refuse(call: Call) -> None:
+        if call.verb == "create" and call.plural == "pods":
+            name = f"web-{world.client.count('create', 'pods')}"
+            raise errors.forbidden_request("", "pods", name, 'serviceaccount "missing" not found')
+
+    world.client.on_call = refuse
+    async with world.running(ReplicaSetController):
+        world.client.put(replica_set(replicas=1))
+        await world.settle(60)
+        rs = await world.client.get(REPLICASETS, "web", "default")
+        assert rs.status.conditions[0].reason == "FailedCreate"
+        assert world.client.count("update", "replicasets", "status") == 1
 
 
 async def test_no_pods_in_a_namespace_that_is_going() -> None:
