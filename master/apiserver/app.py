@@ -31,7 +31,7 @@ from master.apiserver.strategy import User
 from master.apiserver.watch import Watches
 from master.apiserver.write import Writer
 from master.store.protocol import StoreError
-from sampan.api.errors import ApiError, bad_request, internal_error, timeout
+from sampan.api.errors import ApiError, bad_request, internal_error, timeout, unauthorized
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -69,7 +69,7 @@ class ApiServer:
         address = f"{advertise or host}:{port}"
         self._paths = Paths(registry, self._metrics, ca_certificate=ca_certificate, address=address, checks=checks,
                             documents=self._security.documents(address))
-        self._users: WeakKeyDictionary[Any, User] = WeakKeyDictionary()
+        self._certificates: WeakKeyDictionary[Any, auth.ClientCertificate] = WeakKeyDictionary()
         self._group: asyncio.TaskGroup | None = None
         self.started = asyncio.Event()
         self._metrics.sample(self._gauges)
@@ -149,27 +149,30 @@ class ApiServer:
 
     async def _authenticate(self, request: web.BaseRequest) -> User:
         headers = request.headers
-        user = self._peer(request)
+        user = await self._peer(request)
         if user is None and "Authorization" in headers:
             user = await self._security.authentication.bearer(headers["Authorization"])
         return await impersonated(user or auth.ANONYMOUS, headers, self._security.access)
 
-    def _peer(self, request: web.BaseRequest) -> User | None:
-        """The client certificate's user, read once for each connection."""
+    async def _peer(self, request: web.BaseRequest) -> User | None:
+        """The client certificate's user, read once for each connection; ApiError 401 once the certificate has ended."""
         if self._tls is None:
             return auth.INTERNAL
         transport = request.transport
         connection = transport.get_extra_info("ssl_object") if transport is not None else None
         if connection is None:
             return None
-        user = self._users.get(connection)
-        if user is None:
-            peer = connection.getpeercert()
-            user = auth.certificate_user(peer, connection.getpeercert(binary_form=True))
-            if user is not None:
-                self._metrics.certified(ssl.cert_time_to_seconds(peer["notAfter"]) - time.time())
-                self._users[connection] = user
-        return user
+        found = self._certificates.get(connection)
+        if found is None:
+            found = auth.client_certificate(connection.getpeercert(), connection.getpeercert(binary_form=True))
+            if found is None:
+                return None
+            self._metrics.certified(found.expires.timestamp() - time.time())
+            self._certificates[connection] = found
+        if self._registry.clock.now() > found.expires:
+            request.protocol.close()  # after the answer; the client comes back with its next certificate
+            raise unauthorized()
+        return await self._security.user_of(found)
 
     def _describe(self, info: RequestInfo) -> tuple[tuple[str, str, str, str], bool]:
         """The request as metrics name it, without what clients could invent; and whether it is a stream."""

@@ -8,7 +8,9 @@ from __future__ import annotations
 import csv
 import hashlib
 import hmac
+import ssl
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -111,8 +113,18 @@ class StaticTokens:
         return found
 
 
-def certificate_user(peer: Mapping[str, Any] | None, encoded: bytes | None) -> User | None:
-    """Whom a verified client certificate speaks for, as `SSLObject.getpeercert()` tells it, and its DER form.
+@dataclass(frozen=True, slots=True)
+class ClientCertificate:
+    """Whom a verified client certificate speaks for, and what tells it from an older one of the same name."""
+
+    user: User
+    serial: int
+    issued: datetime
+    expires: datetime
+
+
+def client_certificate(peer: Mapping[str, Any] | None, encoded: bytes | None) -> ClientCertificate | None:
+    """From what `SSLObject.getpeercert()` tells, and its DER form; None without one, and for one without a name.
 
     Its digest goes with the user, so that a request can be traced to one certificate of several with that name.
     """
@@ -128,7 +140,10 @@ def certificate_user(peer: Mapping[str, Any] | None, encoded: bytes | None) -> U
     if not name:
         return None
     digest = hashlib.sha256(encoded or b"").hexdigest()
-    return User(name, (*groups, AUTHENTICATED), extra=((CREDENTIAL_ID, (f"X509SHA256={digest}",)),))
+    user = User(name, (*groups, AUTHENTICATED), extra=((CREDENTIAL_ID, (f"X509SHA256={digest}",)),))
+    issued, expires = (datetime.fromtimestamp(ssl.cert_time_to_seconds(peer[key]), UTC)
+                       for key in ("notBefore", "notAfter"))
+    return ClientCertificate(user, int(peer["serialNumber"], 16), issued, expires)
 
 
 class Authentication:

@@ -11,12 +11,16 @@ from master.apiserver.accounts.requests import TokenRequests
 from master.apiserver.accounts.signing import SigningKey
 from master.apiserver.accounts.tokens import AccountTokens
 from master.apiserver.admission import Plugin
-from master.apiserver.auth import Authentication, Authenticator, BootstrapTokens, Lookup
+from master.apiserver.auth import Authentication, Authenticator, BootstrapTokens, ClientCertificate, Lookup
 from master.apiserver.authorization.escalation import Certificates, Escalation
+from master.apiserver.authorization.nodes import node_of
 from master.apiserver.authorization.restriction import NodeRestriction
 from master.apiserver.authorization.union import Access
 from master.apiserver.registry import Registry
-from sampan.api.resources import SECRETS, Resource
+from master.apiserver.strategy import User
+from master.nodes import identity
+from sampan.api.errors import ApiError
+from sampan.api.resources import CONFIGMAPS, NODES, SECRETS, Resource
 
 Documents = dict[str, tuple[bytes, str]]
 
@@ -36,6 +40,22 @@ class Security:
         bootstrap = BootstrapTokens(_lookup(registry, SECRETS), registry.clock.now)
         self.authentication = Authentication([*authenticators, *own, bootstrap])
         self.tokens = TokenRequests(registry, key, self.restriction) if key is not None else None
+
+    async def user_of(self, certificate: ClientCertificate) -> User:
+        """Whom a certificate speaks for; ApiError 403.
+
+        A node that was deleted or has joined anew is not spoken for by its old certificates: with one of them its old
+        host could ask for a new one.
+        """
+        node, _ = node_of(certificate.user)
+        if node:
+            table = await self._registry.of(CONFIGMAPS).cache.get(identity.NAMESPACE, identity.NAME)
+            line = (table.tree.get("data") or {}).get(node, "") if table is not None else ""
+            exists = await self._registry.of(NODES).cache.get("", node) is not None
+            who = identity.NodeIdentity(node, certificate.serial, certificate.issued)
+            if why := identity.refusal(who, identity.Known.read(line), exists):
+                raise ApiError(403, "Forbidden", why)
+        return certificate.user
 
     def plugins(self, rng: random.Random | None = None) -> Sequence[Plugin]:
         """What the writer asks at every write."""

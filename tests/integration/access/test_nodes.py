@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import aiohttp
 import pytest
 
+from master.nodes.identity import Known
 from tests.support.apiserver import Running
 
 PODS, SECRETS = "/api/v1/namespaces/default/pods", "/api/v1/namespaces/default/secrets"
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
+REQUESTS = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
 MERGE = "application/merge-patch+json"
 
 
@@ -122,6 +125,29 @@ async def test_a_deleted_node_does_not_come_back_this_way(cluster: Running) -> N
         await cluster.ok("POST", "/api/v1/namespaces/kube-system/configmaps", known)
         status = await cluster.refused(403, "POST", "/api/v1/nodes", {"metadata": {"name": "n1"}}, session=session)
         assert 'node "n1" has been deleted from the cluster' in status["message"]
+
+
+async def test_a_node_is_not_spoken_for_by_its_old_certificates(cluster: Running) -> None:
+    now = datetime.now(UTC)
+    table = "/api/v1/namespaces/kube-system/configmaps/node-identities"
+    async with node(cluster) as session:
+        await cluster.ok("GET", "/api/v1/nodes/n1", session=session)
+        rejoined = Known(now, now, 7)  # another host has joined in its place
+        await cluster.ok("POST", table.rpartition("/")[0], {
+            "metadata": {"name": "node-identities"}, "data": {"n1": rejoined.text()}})
+        for method, path in (("GET", f"{SECRETS}/s1"), ("POST", REQUESTS)):
+            status = await cluster.refused(403, method, path, {} if method == "POST" else None, session=session)
+            assert status["message"] == (
+                'this certificate of node "n1" is from before the node last joined; join again')
+        joined = Known(now - timedelta(days=2), now - timedelta(days=1), 7)
+        await cluster.ok("PATCH", table, {"data": {"n1": joined.text()}}, content_type=MERGE)
+        await cluster.ok("GET", f"{SECRETS}/s1", session=session)
+        await cluster.ok("DELETE", "/api/v1/nodes/n1")
+        await cluster.refused(404, "GET", "/api/v1/nodes/n1", session=session)  # it may be about to register
+        renewed = Known(joined.since, now, 8)
+        await cluster.ok("PATCH", table, {"data": {"n1": renewed.text()}}, content_type=MERGE)
+        status = await cluster.refused(403, "POST", REQUESTS, {}, session=session)
+        assert status["message"] == 'node "n1" has been deleted from the cluster; join again with a new token'
 
 
 async def test_it_loses_with_its_pod_what_that_referred_to(cluster: Running) -> None:

@@ -70,9 +70,12 @@ async def test_bearer_headers() -> None:
 
 
 def test_certificates() -> None:
-    peer = {"subject": ((("organizationName", "a"),), (("organizationName", "b"),), (("commonName", "alice"),))}
+    peer = {"subject": ((("organizationName", "a"),), (("organizationName", "b"),), (("commonName", "alice"),)),
+            "serialNumber": "1F", "notBefore": "Jan  5 09:34:43 2018 GMT", "notAfter": "Jan  5 09:34:43 2019 GMT"}
     digest = "X509SHA256=ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # of "abc" (FIPS 180-4)
-    assert auth.certificate_user(peer, b"abc") == User("alice", ("a", "b", auth.AUTHENTICATED), extra=(
-        ("authentication.kubernetes.io/credential-id", (digest,)),))
-    assert auth.certificate_user({}, b"abc") is None
-    assert auth.certificate_user({"subject": ((("organizationName", "a"),),)}, b"abc") is None
+    alice = User("alice", ("a", "b", auth.AUTHENTICATED), extra=((
+        "authentication.kubernetes.io/credential-id", (digest,)),))
+    issued, expires = (datetime(year, 1, 5, 9, 34, 43, tzinfo=UTC) for year in (2018, 2019))
+    assert auth.client_certificate(peer, b"abc") == auth.ClientCertificate(alice, 31, issued, expires)
+    assert auth.client_certificate({}, b"abc") is None
+    assert auth.client_certificate({**peer, "subject": ((("organizationName", "a"),),)}, b"abc") is None
