@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from sampan.loop.clock import FakeClock
 from tests.support.apiserver import Running
 
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
@@ -73,6 +75,14 @@ async def test_nobody_gives_away_more_than_they_have(api: Running) -> None:
                           session=mary)
         await api.refused(404, "POST", f"{RBAC}/clusterrolebindings", binding("b", "none", "mary"), session=mary)
         await api.ok("POST", f"{RBAC}/clusterrolebindings", binding("b", "fine", "joe"), session=mary)
+
+
+async def test_a_connection_outlives_no_certificate(api: Running) -> None:
+    async with api.client_session("mary") as mary:
+        await api.ok("GET", "/api", session=mary)
+        api.parts.registry.clock = FakeClock(datetime.now(UTC) + timedelta(days=366))
+        status = await api.refused(401, "GET", "/api", session=mary)
+        assert status["reason"] == "Unauthorized"
 
 
 async def test_a_put_that_creates_takes_the_right_to_create(api: Running) -> None:
