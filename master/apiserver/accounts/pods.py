@@ -118,5 +118,6 @@ def _check_mirror(obj: Tree) -> None:
 
 
 def _refuse(obj: Tree, why: str) -> ApiError:
+    """Of a pod that has yet to be named, upstream says what its name will begin with: the same at each try."""
     meta = obj["metadata"]
-    return forbidden_request("", "pods", meta.get("name") or "", why)
+    return forbidden_request("", "pods", meta.get("generateName") or meta.get("name") or "", why)
