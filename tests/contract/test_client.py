@@ -293,7 +293,7 @@ async def test_what_is_served(client: Client) -> None:
 async def events(client: Client, count: int, **options: Any) -> list[WatchEvent[ConfigMap]]:
     """The next changes, bookmarks left out."""
     found: list[WatchEvent[ConfigMap]] = []
-    async with asyncio.timeout(10), aclosing(client.watch(CONFIGMAPS, **options)) as watch:
+    async with asyncio.timeout(60), aclosing(client.watch(CONFIGMAPS, **options)) as watch:
         async for event in watch:
             if event.type != "BOOKMARK":
                 found.append(event)
@@ -348,7 +348,7 @@ async def test_objects_enter_and_leave_a_selectors_view(client: Client) -> None:
 
 async def test_a_watch_ends_when_its_time_is_up(client: Client) -> None:
     page = await client.list(CONFIGMAPS, "default")
-    async with asyncio.timeout(10), aclosing(client.watch(CONFIGMAPS, "default", revision=page.revision,
+    async with asyncio.timeout(60), aclosing(client.watch(CONFIGMAPS, "default", revision=page.revision,
                                                           timeout_seconds=1)) as watch:
         assert [event async for event in watch if event.type != "BOOKMARK"] == []
 

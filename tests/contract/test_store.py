@@ -44,7 +44,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 async def take(watch: Watch, count: int) -> list[Change]:
     changes: list[Change] = []
     while len(changes) < count:
-        changes += await asyncio.wait_for(watch.__anext__(), 5)
+        changes += await asyncio.wait_for(watch.__anext__(), 60)
     return changes
 
 

@@ -106,7 +106,7 @@ def test_attach_to_input_and_output(kubectl: Kubectl) -> None:
             attached.stdin.flush()
             assert attached.stdout.readline() == f"got:{word}\n"
         attached.stdin.write("last\n")
-        out, _ = attached.communicate(timeout=20)
+        out, _ = attached.communicate(timeout=60)
         assert "got:last\n" in out
     finally:
         attached.kill()

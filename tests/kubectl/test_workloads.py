@@ -204,7 +204,7 @@ def test_logs_follow_a_pod_to_its_end(kubectl: Kubectl) -> None:
         for number in range(3):
             assert following.stdout.readline() == f"{number}\n"
         kubectl("exec", "one", "--", "touch", "/go")
-        rest, problem = following.communicate(timeout=20)
+        rest, problem = following.communicate(timeout=60)
         assert rest.endswith("the end\n")
         assert problem == ""
         assert following.returncode == 0
@@ -223,7 +223,7 @@ def test_logs_follow_several_pods(kubectl: Kubectl) -> None:
     try:
         for name in ("one", "two"):
             kubectl("exec", name, "--", "touch", "/go")
-        out, problem = following.communicate(timeout=20)
+        out, problem = following.communicate(timeout=60)
     finally:
         following.kill()
         following.wait()

@@ -73,7 +73,7 @@ async def take(watch: CacheWatch, count: int) -> list[CacheEvent]:
     """The next so many events."""
     events: list[CacheEvent] = []
     while len(events) < count:
-        events += await asyncio.wait_for(watch.__anext__(), 5)
+        events += await asyncio.wait_for(watch.__anext__(), 60)
     assert len(events) == count
     return events
 

@@ -56,7 +56,7 @@ class World:
                 for task in tasks:
                     task.cancel()
 
-    async def settle(self, seconds: float = 2.0) -> None:
+    async def settle(self, seconds: float = 60.0) -> None:
         """Wait until nothing moves any more: no key is due and the last write is some turns of the loop ago."""
         deadline = asyncio.get_running_loop().time() + seconds
         while asyncio.get_running_loop().time() < deadline:

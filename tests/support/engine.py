@@ -247,7 +247,7 @@ def netns_delete(name: str) -> None:
     subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True, timeout=30)
 
 
-def run_in(netns: str, command: Sequence[str], *, timeout: float = 30.0, check: bool = True,
+def run_in(netns: str, command: Sequence[str], *, timeout: float = 60.0, check: bool = True,
            stdin: str | None = None) -> subprocess.CompletedProcess[str]:
     """Run a command in a network namespace, keeping the rest of this process's view (/sys, cgroups)."""
     return subprocess.run(["nsenter", f"--net=/run/netns/{netns}", *command], check=check, capture_output=True,

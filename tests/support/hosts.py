@@ -126,7 +126,7 @@ async def _network_process(pid: int, arguments: list[str]) -> AsyncIterator[asyn
         assert process.stdin is not None
         process.stdin.close()
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await process.wait()
         except TimeoutError:
             process.kill()

@@ -111,7 +111,7 @@ class LabHandle:
         home.mkdir(exist_ok=True)
         return Kubectl(version, kubeconfig, home)
 
-    def until_ready(self, *names: str, seconds: float = 90) -> None:
+    def until_ready(self, *names: str, seconds: float = 120) -> None:
         """Wait until these nodes (else all) are Ready."""
         kubectl = self.kubectl()
         wanted = set(names or self.hosts)
@@ -119,7 +119,7 @@ class LabHandle:
 
     # The hosts.
 
-    def run(self, node: str, *command: str, timeout: float = 60, check: bool = True,
+    def run(self, node: str, *command: str, timeout: float = 120, check: bool = True,
             stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         """Run a command on a host (its network, its DOCKER_HOST)."""
         host = self.hosts[node]
@@ -129,7 +129,7 @@ class LabHandle:
             f"{node}: {' '.join(command)}: {done.returncode}\n{done.stdout}{done.stderr}")
         return done
 
-    def exec(self, node: str, *command: str, timeout: float = 60, check: bool = True) -> str:
+    def exec(self, node: str, *command: str, timeout: float = 120, check: bool = True) -> str:
         """Run a command on a host, and return what it prints."""
         return self.run(node, *command, timeout=timeout, check=check).stdout
 

@@ -49,7 +49,7 @@ def ip(command: str, pid: int | None = None) -> str:
     return run(["ip", *command.split()], pid)
 
 
-def run(command: Sequence[str], pid: int | None = None, *, check: bool = True, timeout: float = 20.0) -> str:
+def run(command: Sequence[str], pid: int | None = None, *, check: bool = True, timeout: float = 60.0) -> str:
     """Run a command, here or in the network namespace of a process."""
     prefix = ["nsenter", f"--net=/proc/{pid}/ns/net"] if pid is not None else []
     done = subprocess.run([*prefix, *command], check=False, capture_output=True, text=True, timeout=timeout)
@@ -62,4 +62,4 @@ def reaches(pid: int | None, address: str) -> bool:
     """Whether a ping from there gets an answer."""
     prefix = ["nsenter", f"--net=/proc/{pid}/ns/net"] if pid is not None else []
     command = [*prefix, "busybox", "ping", "-c", "1", "-W", "2", address]
-    return subprocess.run(command, check=False, capture_output=True, timeout=20).returncode == 0
+    return subprocess.run(command, check=False, capture_output=True, timeout=60).returncode == 0

@@ -76,7 +76,7 @@ class Master:
                 group.create_task(self.service.run())
 
         self.running = asyncio.create_task(run())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await self.service.started.wait()
 
     async def stop(self) -> None:
@@ -121,7 +121,7 @@ async def running(link: Link) -> AsyncIterator[Link]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     """Return once the condition holds."""
     async with asyncio.timeout(seconds):
         while not condition():

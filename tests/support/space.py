@@ -26,7 +26,7 @@ class Space:
         self.pods = Watcher(self.kubectl, f"/api/v1/namespaces/{name}/pods")
         self._events: Watcher | None = None
 
-    def __call__(self, *arguments: str, stdin: str | None = None, timeout: float = 60) -> str:
+    def __call__(self, *arguments: str, stdin: str | None = None, timeout: float = 150) -> str:
         """Run kubectl in the namespace."""
         return self.kubectl("--namespace", self.name, *arguments, stdin=stdin, timeout=timeout)
 
@@ -35,7 +35,7 @@ class Space:
         self.pods.close()
         if self._events:
             self._events.close()
-        self.kubectl("delete", "namespace", self.name, "--timeout=60s", timeout=90)
+        self.kubectl("delete", "namespace", self.name, "--timeout=120s", timeout=150)
 
     # Making.
 
@@ -59,7 +59,7 @@ class Space:
             self._events = Watcher(self.kubectl, f"/api/v1/namespaces/{self.name}/events")
         return self._events
 
-    def until(self, name: str, what: str, holds: Callable[[Json], object], seconds: float = 40) -> Json:
+    def until(self, name: str, what: str, holds: Callable[[Json], object], seconds: float = 120) -> Json:
         """Wait until something holds of one pod, and return the pod."""
         try:
             return self.pods.until(f"pod {name}: {what}", lambda pods: holds(pods[name]), seconds)[name]
@@ -69,19 +69,19 @@ class Space:
             error.add_note(self.cluster.log("agent")[-4000:])
             raise
 
-    def ready(self, *names: str, seconds: float = 40) -> list[Json]:
+    def ready(self, *names: str, seconds: float = 120) -> list[Json]:
         """Wait until the pods are ready."""
         return [self.until(name, "is ready", is_ready, seconds) for name in names]
 
-    def phase(self, name: str, phase: str, seconds: float = 40) -> Json:
+    def phase(self, name: str, phase: str, seconds: float = 120) -> Json:
         """Wait until the pod has reached a phase."""
         return self.until(name, f"is {phase}", lambda seen: seen["status"]["phase"] == phase, seconds)
 
-    def gone(self, *names: str, seconds: float = 40) -> None:
+    def gone(self, *names: str, seconds: float = 120) -> None:
         """Wait until the pods' objects are gone."""
         self.pods.until(f"{', '.join(names)} gone", lambda pods: not set(names) & set(pods), seconds)
 
-    def told(self, reason: str, name: str, text: str = "", seconds: float = 30) -> Json:
+    def told(self, reason: str, name: str, text: str = "", seconds: float = 120) -> Json:
         """Wait for an event of a pod whose message holds a text, and return it."""
 
         def fits(event: Json) -> bool:
@@ -113,7 +113,7 @@ class Space:
         result = self.kubectl.run("--namespace", self.name, *arguments)
         return result.out + result.err
 
-    def reaches(self, name: str, address: str, seconds: float = 30) -> None:
+    def reaches(self, name: str, address: str, seconds: float = 120) -> None:
         """Wait until a pod reaches an address (its first packets may be lost while links come up)."""
         patience(f"{name} reaches {address}", lambda: "1 packets received" in self.run(
             name, "ping", "-c", "1", "-W", "1", address, check=False), seconds)
@@ -168,7 +168,7 @@ def terminated(seen: Json, container: str = "app", *, last: bool = False) -> Jso
     return found
 
 
-def patience(what: str, holds: Callable[[], object], seconds: float = 30, pause: float = 0.1) -> None:
+def patience(what: str, holds: Callable[[], object], seconds: float = 120, pause: float = 0.1) -> None:
     """For what nothing tells of: look now and then until it holds."""
     deadline = time.monotonic() + seconds
     while not holds():

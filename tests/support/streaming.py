@@ -134,7 +134,7 @@ async def lab(directory: Path) -> AsyncIterator[Lab]:
         link = master.agent(directory / "agent", NODE)
         link.serve(AgentStreams(engine, Lookup(link), Connector(), clock))
         tasks.append(group.create_task(link.run()))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await link.connected.wait()
         try:
             yield Lab(parts, engine, link, server, directory, pki)

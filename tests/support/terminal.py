@@ -40,7 +40,7 @@ class Terminal:
         """Press keys."""
         os.write(self._master, text.encode())
 
-    def expect(self, pattern: str, timeout: float = 20) -> re.Match[str]:
+    def expect(self, pattern: str, timeout: float = 60) -> re.Match[str]:
         """Read until the pattern appears after what was expected before."""
         deadline = time.monotonic() + timeout
         while True:
@@ -50,7 +50,7 @@ class Terminal:
                 return match
             assert self._read(deadline), f"{pattern!r} did not appear in:\n{self.screen}"
 
-    def wait(self, timeout: float = 20) -> int:
+    def wait(self, timeout: float = 60) -> int:
         """Read to the end, and return the exit code."""
         deadline = time.monotonic() + timeout
         while self._read(deadline):

@@ -36,7 +36,7 @@ class Watcher:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def until(self, what: str, holds: Callable[[dict[str, Json]], object], seconds: float = 30) -> dict[str, Json]:
+    def until(self, what: str, holds: Callable[[dict[str, Json]], object], seconds: float = 120) -> dict[str, Json]:
         """Return the objects once `holds` of them is true; AssertionError with what there was instead, when late."""
         deadline = time.monotonic() + seconds
         with self._changed:

@@ -36,13 +36,13 @@ async def line(api: Running) -> AsyncIterator[Link]:
                           authority=api.parts.node_authority())
     running = [asyncio.create_task(informers.run()), asyncio.create_task(service.run())]
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await service.started.wait()
         files = NodeFiles(api.directory / "node")
         files.store(api.authority.issue(Identity("system:node:n1", ("system:nodes",))), api.authority.certificate)
         link = Link("n1", [f"127.0.0.1:{service.port}"], files, clock, backoff=Backoff(initial=0.02, maximum=0.2))
         running.insert(0, asyncio.create_task(link.run()))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await link.connected.wait()
         yield link
     finally:

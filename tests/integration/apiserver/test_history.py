@@ -35,7 +35,7 @@ def names(answer: Any) -> list[str]:
 async def events(api: Running, query: str, count: int, accept: str = "application/json") -> list[Any]:
     """The first events of a watch."""
     async with api.session.get(f"{api.url}{MAPS}?watch=1&{query}", headers={"Accept": accept},
-                               timeout=aiohttp.ClientTimeout(total=20)) as response:
+                               timeout=aiohttp.ClientTimeout(total=60)) as response:
         assert (response.status, response.headers["Content-Type"]) == (200, "application/json")
         return [msgspec.json.decode(await response.content.readline()) for _ in range(count)]
 

@@ -47,7 +47,7 @@ class Process:
                 "127.0.0.1", *more, env={**os.environ, "NOTIFY_SOCKET": str(self.notify)},
                 stderr=asyncio.subprocess.PIPE)
             try:
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(60):
                     assert await loop.sock_recv(notified, 100) == b"READY=1"
                 yield process
             finally:
@@ -90,7 +90,7 @@ async def test_killed_and_stopped(tmp_path: Path) -> None:
         async with master.session() as session, session.get(NAMESPACES + "?watch=1") as watch:
             assert watch.status == 200
             process.send_signal(signal.SIGTERM)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 _, errors = await process.communicate()
                 while await watch.content.readany():
                     pass  # to its end: the watch is ended, not cut off
@@ -105,7 +105,7 @@ async def test_one_master_a_directory(tmp_path: Path) -> None:
         second = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "master.main", "--data-dir", str(tmp_path / "data"), "--secure-port",
             str(free_port()), "--components", "apiserver", stderr=asyncio.subprocess.PIPE)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             _, errors = await second.communicate()
         assert second.returncode == 1
         assert b"state.db" in errors

@@ -70,7 +70,7 @@ class Cluster:
                          CONFIGMAPS, CERTIFICATESIGNINGREQUESTS):
             self.informers.get(resource).add_handler(lambda _, __: self._moved.set())
 
-    async def until(self, true: Callable[[], bool], seconds: float = 20) -> None:
+    async def until(self, true: Callable[[], bool], seconds: float = 60) -> None:
         """Wait for a state of the cluster, looking whenever something has changed."""
         async with asyncio.timeout(seconds):
             while not true():
@@ -174,7 +174,7 @@ async def test_from_deployment_to_endpoints_and_back(tmp_path: Path) -> None:
 
 async def _at_rest(cluster: Cluster) -> int:
     """The store's revision once nothing has been written for a while: events are told behind the rest."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             before = cluster.store.revision
             await asyncio.sleep(0.3)

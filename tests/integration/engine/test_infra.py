@@ -46,7 +46,7 @@ async def test_a_pod_that_shares_its_namespaces(engine: DockerEngine) -> None:
         return any(words[0] == b"1" and words[2] == b"sleep 1.5" for words in listed)
 
     await engine.run(app, ["sh", "-c", "(sleep 1.5 > /dev/null 2>&1 &)"], 10)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not orphan(await processes()):
             pass
         while orphan(await processes()):

@@ -54,7 +54,7 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
     master = Master(config, SystemClock(), Notifier({}))
     task = asyncio.create_task(master.run())
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await master.ready.wait()
         assert master.server is not None
         pair = ca.Authority(ca.KeyPair((config.pki_dir / "ca.crt").read_bytes(),
@@ -74,7 +74,7 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
 
 async def test_a_host_with_a_token_becomes_a_node(cluster: Cluster, tmp_path: Path) -> None:
     files = NodeFiles(tmp_path / "node")
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await join(cluster.request, files, SystemClock())
     assert files.present()
     assert files.pair_path.stat().st_mode & 0o777 == 0o600

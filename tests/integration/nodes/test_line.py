@@ -35,7 +35,7 @@ async def master() -> AsyncIterator[Master]:
 
 
 async def synced(link: Link) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await link.connected.wait()
 
 
@@ -364,7 +364,7 @@ async def test_an_agent_without_master_restores_its_pods(master: Master, tmp_pat
     assert b"correct horse" not in text
     assert b"Y29ycmVjdCBob3JzZQ" not in text  # nor as base64
     async with running(master.agent(tmp_path, "n1", files=NodeFiles(tmp_path / "pki"))) as link:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await link.view.loaded()
         assert not link.view.authoritative
         assert [p.metadata.name for p in link.view.list(PODS)] == ["a"]

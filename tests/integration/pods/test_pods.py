@@ -51,7 +51,7 @@ class DockerWorld(World):
         return make_pod(name, f"{name}-{secrets.token_hex(4)}", **{
             "nodeName": self.node, "terminationGracePeriodSeconds": 1, "containers": [container], **spec})
 
-    async def until(self, holds: Callable[[], bool], seconds: float = 30) -> None:
+    async def until(self, holds: Callable[[], bool], seconds: float = 60) -> None:
         async with asyncio.timeout(seconds):
             while not holds():
                 await asyncio.sleep(0.005)
@@ -167,6 +167,6 @@ async def test_the_agent_is_replaced(world: DockerWorld) -> None:
     world.view.delete(PODS, pod)
     world.view.confirm()
     async with world.agent():
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while await boxes(world):
                 await asyncio.sleep(0.1)

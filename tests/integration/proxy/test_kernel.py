@@ -118,20 +118,20 @@ WIPES: dict[str, Callable[[], object]] = {
 
 @pytest.mark.parametrize("wipe", WIPES)
 async def test_what_others_spoil_is_mended(node: Node, pods: list[Pod], wipe: str) -> None:
-    """As a reload of firewalld does, or a restart of Docker; within 5 seconds."""
+    """As a reload of firewalld does, or a restart of Docker. The proxy looks every `LOOK` seconds."""
     put(node.view, service("web", VIP), slice_of("web", pods[0].ip), service("none", "10.96.0.2"))
     await node.synced()
     before = {line for line in lines(run(["iptables-save"])) if "KUBE" in line}
     node.proxier.synced.clear()
     WIPES[wipe]()
-    async with asyncio.timeout(5 + 10):  # the machine may be slow
+    async with asyncio.timeout(60):  # the machine may be slow
         await node.proxier.synced.wait()
     after = [line for line in lines(run(["iptables-save"])) if "KUBE" in line]
     assert set(after) == before
     assert len(after) == len(before)
     assert node.figures.value(figures.HEALED) == 1
     await node.network.heal()  # which puts its jumps in front of ours, if they were gone
-    async with asyncio.timeout(5 + 10):
+    async with asyncio.timeout(60):
         while in_disorder([rule.partition("FORWARD ")[2] for rule in run(["iptables", "-S", "FORWARD"]).splitlines()]):
             await asyncio.sleep(0.05)
     assert (await ask(pods[1].pid, VIP))[0][0] == pods[0].ip
@@ -230,7 +230,7 @@ async def test_restarts_and_changes_lose_no_request(node: Node, pods: list[Pod],
 async def test_health_of_services_and_of_the_proxy(node: Node) -> None:
     def told(number: int, path: str = "/") -> tuple[int, Any]:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{number}{path}", timeout=10) as response:
+            with urllib.request.urlopen(f"http://127.0.0.1:{number}{path}", timeout=60) as response:
                 return response.status, json.load(response)
         except urllib.error.HTTPError as error:
             with error:
@@ -240,7 +240,7 @@ async def test_health_of_services_and_of_the_proxy(node: Node) -> None:
     put(node.view, lb, slice_of("lb", endpoint("10.244.1.5", node=NODE), "10.244.2.1"))
     await node.synced()
     name = {"namespace": "default", "name": "lb"}
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while 32100 not in node.health.listening():
             await asyncio.sleep(0.01)
     healthy = {"service": name, "localEndpoints": 1, "serviceProxyHealthy": True}
@@ -255,6 +255,6 @@ async def test_health_of_services_and_of_the_proxy(node: Node) -> None:
         assert body["lastUpdated"] <= body["currentTime"]
     delete(node.view, lb)
     await node.synced()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while 32100 in node.health.listening():
             await asyncio.sleep(0.01)

@@ -147,8 +147,8 @@ def test_restarted_while_a_pod_ends(cluster: ClusterHandle, space: Space) -> Non
     space("delete", "pod", "slow", "--wait=false")
     patience("the container is asked", lambda: "asked" in cluster.docker("logs", space.box("slow")["Id"]))
     agent_again(cluster, lambda: cluster.kill("agent"))
-    space.gone("slow", seconds=30)
-    assert time.monotonic() - began < 25, "the pod did not go when its container had ended"
+    space.gone("slow")
+    assert time.monotonic() - began < 55, "the pod did not go when its container had ended"
     last = [item for _, item in space.pods.history if item["metadata"]["name"] == "slow"][-1]
     assert terminated(last)["exitCode"] == 0, "the container was killed before its time"
 
@@ -173,7 +173,7 @@ def test_the_node_is_deleted(cluster: ClusterHandle, space: Space) -> None:
     space.pod("one")
     uid = space.ready("one")[0]["metadata"]["uid"]
     space.kubectl("delete", "node", NODE)
-    space.gone("one", seconds=60)
+    space.gone("one")
     patience("the agent is refused", lambda: "has been deleted from the cluster" in cluster.log("agent"))
     cluster.crash("agent")
     (cluster.directory / "data/agent/pki/node.pem").unlink()

@@ -31,7 +31,7 @@ def kubectl(request: pytest.FixtureRequest, lab: Lab) -> Kubectl:
 
 
 async def run(kubectl: Kubectl, *arguments: str, stdin: str | None = None) -> Result:
-    return await asyncio.to_thread(kubectl.run, *arguments, stdin=stdin, timeout=30)
+    return await asyncio.to_thread(kubectl.run, *arguments, stdin=stdin, timeout=60)
 
 
 async def test_exec_tells_output_errors_and_exit_codes_apart(lab: Lab, kubectl: Kubectl) -> None:
@@ -67,7 +67,7 @@ async def test_exec_with_a_terminal_and_its_size(lab: Lab, kubectl: Kubectl) -> 
 
     def interact() -> str:
         done = subprocess.run(["script", "-qec", inner, "/dev/null"], input="hello\n", capture_output=True, text=True,
-                              env=kubectl.env | {"TERM": "xterm"}, timeout=30, check=False)
+                              env=kubectl.env | {"TERM": "xterm"}, timeout=60, check=False)
         return done.stdout + done.stderr
     text = await asyncio.to_thread(interact)
     assert "33 101" in text
@@ -140,10 +140,10 @@ async def test_logs_follow(lab: Lab, kubectl: Kubectl) -> None:
     assert process.stdout is not None
     for number in range(3):
         lab.engine.log("web-main", f"{number}\n".encode())
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert await process.stdout.readline() == f"{number}\n".encode()
     lab.engine.log("web-main", b"END\n")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         assert await process.stdout.read() == b"END\n"
         assert await process.wait() == 0
 
@@ -166,7 +166,7 @@ async def test_port_forward(lab: Lab, kubectl: Kubectl) -> None:
                                                    stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE)
     assert process.stdout is not None
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             line = (await process.stdout.readline()).decode()
         match = re.search(r"Forwarding from 127\.0\.0\.1:(\d+)", line)
         assert match is not None, line
@@ -180,7 +180,7 @@ async def test_port_forward(lab: Lab, kubectl: Kubectl) -> None:
             writer.close()
             return answer
 
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             assert await ask(b"hello") == b"echo:hello"
             payloads = [bytes((65 + number,)) * 300_000 for number in range(5)]
             answers = await asyncio.gather(*(ask(payload) for payload in payloads))
@@ -204,7 +204,7 @@ async def test_port_forward_to_a_closed_port(lab: Lab, kubectl: Kubectl) -> None
     assert process.stdout is not None
     assert process.stderr is not None
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             line = (await process.stdout.readline()).decode()
             local = line.split(":")[1].split()[0]
             reader, writer = await asyncio.open_connection("127.0.0.1", int(local))

@@ -34,7 +34,7 @@ async def test_two_services_with_one_address_are_told_of() -> None:
             if last:
                 await clock.advance(INTERVAL + 1)
                 found = []
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(60):
                     while not found:
                         await clock.settle(20)
                         found = (await parts.client.list(EVENTS)).items
@@ -58,7 +58,7 @@ async def test_a_write_goes_on_without_its_caller() -> None:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while not (found := (await parts.client.list(SERVICES)).items) and steps:
                     await asyncio.sleep(0)
             if found:

@@ -228,7 +228,7 @@ def test_a_kubeconfig_with_a_spoiled_certificate_is_told(
     assert capsys.readouterr().err.startswith("error: certificates for https://127.0.0.1:1: ")
 
 
-def wait_for(condition: object, seconds: float = 10) -> None:
+def wait_for(condition: object, seconds: float = 60) -> None:
     assert callable(condition)
     deadline = time.monotonic() + seconds
     while not condition():
@@ -240,7 +240,7 @@ def test_the_supervisor_restarts_what_ends_and_stops_when_told(tmp_path: Path) -
     marks, pidfile, log = tmp_path / "marks", tmp_path / "x.pid", tmp_path / "x.log"
     script = f"echo started >> {marks}; if [ $(wc -l < {marks}) -lt 2 ]; then exit 3; fi; exec sleep 600"
     subprocess.run([sys.executable, "-m", "sampan.cli.supervisor", "--pidfile", str(pidfile), "--log", str(log),
-                    "--", "/bin/sh", "-c", script], check=True, timeout=10)
+                    "--", "/bin/sh", "-c", script], check=True, timeout=60)
     wait_for(lambda: marks.exists() and marks.read_text().count("\n") == 2)
     assert "ended with code 3; again in 0.5 s" in log.read_text()
     os.kill(int(pidfile.read_text()), signal.SIGTERM)

@@ -61,7 +61,7 @@ def echo() -> Iterator[tuple[str, int]]:
     """Answers every question with one record of the same number."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind(("127.0.0.1", 0))
-        server.settimeout(30)
+        server.settimeout(60)
 
         def answer() -> None:
             question, client = server.recvfrom(512)
@@ -70,7 +70,7 @@ def echo() -> Iterator[tuple[str, int]]:
         thread = threading.Thread(target=answer)
         thread.start()
         yield server.getsockname()
-        thread.join(30)
+        thread.join(60)
 
 
 async def test_a_server_is_asked(echo: tuple[str, int]) -> None:

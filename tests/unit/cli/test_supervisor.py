@@ -34,7 +34,7 @@ while True:
 """
 
 
-def until(holds: Callable[[], object], seconds: float = 20) -> None:
+def until(holds: Callable[[], object], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline
@@ -49,11 +49,11 @@ def unit(tmp_path: Path) -> Iterator[Supervised]:
 
 
 def start(unit: Supervised, *command: str) -> None:
-    subprocess.run(unit.launch(command), check=True, timeout=30)
+    subprocess.run(unit.launch(command), check=True, timeout=60)
 
 
 def ask(port: int) -> int:
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         return int(connection.recv(20))
 
 

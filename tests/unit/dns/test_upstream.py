@@ -47,7 +47,7 @@ class Liar(asyncio.DatagramProtocol):
 
 
 async def ask(port: int, *, stream: bool = False) -> str:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         message = await SocketExchange().ask(Server("127.0.0.1", port), QUESTION, make_query(QUESTION, NUMBER), NUMBER,
                                              stream=stream)
     return str(message.answer[0][0].to_text())

@@ -136,7 +136,7 @@ def test_the_wrapper_takes_out_just_what_the_kernel_refuses(
     words = ["--root", "/r", "create", "--bundle", str(tmp_path), "id"] if which == "bundle" else [
         "exec", "--process", str(target), "id", "create"]
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    done = subprocess.run([wrapper, *words], capture_output=True, text=True, check=True, timeout=20)
+    done = subprocess.run([wrapper, *words], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.split() == words
     clean = json.loads(target.read_text())
     clean = clean["process"] if which == "bundle" else clean

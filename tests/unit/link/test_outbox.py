@@ -28,7 +28,7 @@ def event(name: str) -> core_v1.Event:
 
 
 async def take(outbox: Outbox) -> Report:
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(60):
         return await outbox.next()
 
 

@@ -90,7 +90,7 @@ def test_two_processes_never_share_an_address(tmp_path: Path) -> None:
         "    box = Sandbox(f'{sys.argv[2]}-{number}', 1, '', '', '')\n"
         f"    Ipam(Path(sys.argv[1])).allocate(IPv4Network('{SUBNET}'), box)\n")
     workers = [subprocess.Popen([sys.executable, "-c", program, str(tmp_path), str(worker)]) for worker in range(4)]
-    assert [worker.wait(30) for worker in workers] == [0, 0, 0, 0]
+    assert [worker.wait(60) for worker in workers] == [0, 0, 0, 0]
     leases = Ipam(tmp_path).leases()
     assert len(leases) == len({lease.ip for lease in leases}) == 80
 

@@ -24,7 +24,7 @@ async def test_a_failed_write_is_followed_by_a_look_at_everything() -> None:
     async with asyncio.TaskGroup() as group:
         running = group.create_task(world.proxier.run())
         world.view.confirm()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await world.proxier.synced.wait()
         world.check()
         assert world.figures.value(figures.FAILURES) == 1
@@ -35,7 +35,7 @@ async def running(world: World, until: Callable[[], bool] = lambda: True) -> Non
     """Run the proxy until it has synced and something holds."""
     task = asyncio.create_task(world.proxier.run())
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await world.proxier.synced.wait()
             while not until():
                 await asyncio.sleep(0.01)
@@ -149,7 +149,7 @@ async def test_nothing_is_written_before_the_master_has_told_all() -> None:
         assert world.tables.edits == []
         assert world.tables.reads == 0
         world.view.confirm()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await world.proxier.synced.wait()
         running.cancel()
     world.check()

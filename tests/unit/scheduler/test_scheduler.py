@@ -54,7 +54,7 @@ async def join(client: FakeClient, item: core_v1.Node) -> None:
 
 
 async def until(done: Callable[[core_v1.Pod], bool], client: FakeClient, name: str) -> core_v1.Pod:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             found = await client.get(PODS, name, "default")
             if done(found):
@@ -67,7 +67,7 @@ async def test_a_pod_is_bound_and_an_event_says_so() -> None:
         await join(client, node("n1"))
         await client.create(PODS, pod("web"))
         await until(lambda found: found.spec.node_name == "n1", client, "web")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not (events := (await client.list(EVENTS, "default")).items):
                 await asyncio.sleep(0)
     assert [(event.reason, event.message) for event in events] == [
