@@ -1,7 +1,8 @@
 """When probes run and what their answers mean: a pure count of answers, and one task per probe of a running container.
 
 Upstream's rules: until the startup probe has succeeded, the others do not run; a failed liveness or startup probe is
-told once and then rests until the next container; readiness goes on for ever.
+told once and then rests until the next container; readiness goes on for as long as the container runs, also while it
+is being ended: only then does a Service know whether it still serves.
 """
 
 from __future__ import annotations
@@ -53,35 +54,35 @@ def initial_health(container: core_v1.Container) -> Health:
 
 
 class ContainerProbes:
-    """The probes of one running container. `changed` is called with each new Health, `unhealthy` with event texts."""
+    """The probes of one running container. `changed` is called with each new Health, `tell` with events to emit."""
 
     def __init__(self, target: ProbeTarget, prober: Prober, clock: Clock, started_at: datetime | None,
-                 changed: Callable[[Health], None], unhealthy: Callable[[str], None],
-                 known: Health | None = None) -> None:
-        """`known` is what an earlier agent reported of this very container: it holds until a probe says otherwise."""
+                 changed: Callable[[Health], None], tell: Callable[[str, str], None],
+                 known: Health | None = None, *, ending: bool = False) -> None:
+        """`known` is what an earlier agent reported of this very container: it holds until a probe says otherwise.
+
+        `ending`: the container is being ended, and only its readiness is still of interest.
+        """
         self._target = target
         self._prober = prober
         self._clock = clock
         self._started_at = started_at
         self._changed = changed
-        self._unhealthy = unhealthy
+        self._tell = tell
+        self._ending = ending
         self.health = known or initial_health(target.container)
-
-    @property
-    def needed(self) -> bool:
-        """Whether the container has any probe."""
-        container = self._target.container
-        return bool(container.startup_probe or container.liveness_probe or container.readiness_probe)
 
     async def run(self) -> None:
         """Until cancelled, or nothing is left to ask."""
         container = self._target.container
         if container.startup_probe and self.health.started is not True:
+            if self._ending:
+                return
             verdict = await self._ask("startup", container.startup_probe, stop_at=(True, False))
             if not verdict:
                 return
         async with asyncio.TaskGroup() as group:
-            if container.liveness_probe:
+            if container.liveness_probe and not self._ending:
                 group.create_task(self._ended(self._ask("liveness", container.liveness_probe, stop_at=(False,))))
             if container.readiness_probe:
                 group.create_task(self._ended(self._ask("readiness", container.readiness_probe, stop_at=())))
@@ -95,17 +96,21 @@ class ContainerProbes:
         state = ProbeState(self._verdict(kind))
         await self._clock.sleep(first_delay(probe, self._started_at, self._clock.now()))
         while True:
+            begun = self._clock.monotonic()
             result = await self._prober.probe(self._target, probe)
             if result.outcome == "failure":
-                self._unhealthy(f"{_TITLES[kind]} probe failed: {result.message}")
+                self._tell("Unhealthy", f"{_TITLES[kind]} probe failed: {result.message}")
             elif result.outcome == "unknown":
-                self._unhealthy(f"{_TITLES[kind]} probe errored: {result.message}")
+                self._tell("Unhealthy", f"{_TITLES[kind]} probe errored: {result.message}")
+            elif result.message:
+                self._tell("ProbeWarning", f"{_TITLES[kind]} probe warning: {result.message}")
             state = advance(state, result.outcome, probe)
             if state.verdict is not None:
                 self._set(kind, state.verdict)
                 if state.verdict in stop_at:
                     return state.verdict
-            await self._clock.sleep(probe.period_seconds or 10)
+            taken = self._clock.monotonic() - begun  # the period is from one beginning to the next
+            await self._clock.sleep(max(0.0, (probe.period_seconds or 10) - taken))
 
     def _verdict(self, kind: Kind) -> bool | None:
         if kind == "startup":

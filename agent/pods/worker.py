@@ -20,7 +20,7 @@ from agent.pods import steps
 from agent.pods.actions import Actions, StepFailed
 from agent.pods.memory import Memory
 from agent.pods.metrics import Turn
-from agent.pods.model import Desired, Health, Observed
+from agent.pods.model import Attempt, Desired, Health, Observed
 from agent.pods.observe import Observer
 from agent.pods.plan import next_step, stopping
 from agent.pods.probing import ContainerProbes, initial_health
@@ -68,7 +68,7 @@ class PodWorker:
         self._actions = Actions(rooms, self._memory, self._observer, lambda: self._desired, self._tell_terminated)
         self._wake = asyncio.Event()
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._probes: dict[str, asyncio.Task[None]] = {}
+        self._probes: dict[tuple[str, bool], asyncio.Task[None]] = {}
         self._refresh = False
         self._backing_off: dict[str, int] = {}
         self._until: datetime | None = None
@@ -277,7 +277,7 @@ class PodWorker:
     # Probes.
 
     def _tend_probes(self) -> None:
-        """A task for the probes of each running container, none for others; health for every running container."""
+        """A task for the probes of each running container, another while it is being ended; health for every one."""
         specs = {container.name: container for container in
                  (*self._desired.pod.spec.containers, *self._desired.pod.spec.init_containers)}
         observed = self._memory.observed(())
@@ -288,28 +288,26 @@ class PodWorker:
                 continue
             if attempt.id not in self._memory.health:
                 self._memory.health[attempt.id] = self._known_health(container, attempt.id)
-            calm = attempt.id not in observed.starting and attempt.id not in observed.killing
-            if calm and not self._desired.deleted:
-                wanted.add(attempt.id)
+            ending = self._desired.deleted or attempt.id in observed.killing
+            if attempt.id not in observed.starting:
+                wanted.add((attempt.id, ending))
                 # An agent that has just begun looks the pod's address up: probes must not ask the node instead.
-                if attempt.id not in self._probes and observed.connections:
-                    self._start_probes(container, attempt.id, attempt.container.started_at)
-        for container_id in self._probes.keys() - wanted:
-            self._probes.pop(container_id).cancel()
+                if (attempt.id, ending) not in self._probes and observed.connections:
+                    self._start_probes(container, attempt, ending=ending)
+        for key in self._probes.keys() - wanted:
+            self._probes.pop(key).cancel()
 
-    def _start_probes(self, container: core_v1.Container, container_id: str, started_at: datetime | None) -> None:
-        if not (container.liveness_probe or container.readiness_probe or container.startup_probe):
-            return
-
+    def _start_probes(self, container: core_v1.Container, attempt: Attempt, *, ending: bool) -> None:
         def changed(health: Health) -> None:
-            self._memory.health[container_id] = health
+            self._memory.health[attempt.id] = health
             self._wake.set()
 
         probes = ContainerProbes(
-            self._actions.target(container, container_id), self._rooms.prober, self._rooms.clock, started_at, changed,
-            lambda text: self._actions.tell("Warning", "Unhealthy", text, container.name),
-            self._memory.health.get(container_id))
-        self._probes[container_id] = self._group.create_task(probes.run())
+            self._actions.target(container, attempt.id), self._rooms.prober, self._rooms.clock,
+            attempt.container.started_at, changed,
+            lambda reason, text: self._actions.tell("Warning", reason, text, container.name),
+            self._memory.health.get(attempt.id), ending=ending)
+        self._probes[attempt.id, ending] = self._group.create_task(probes.run())
 
     def _known_health(self, container: core_v1.Container, container_id: str) -> Health:
         """For a container that ran before this agent: what was reported of it."""

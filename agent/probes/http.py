@@ -37,11 +37,10 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Status code, and the beginning of the body. `redirected_away` is where a redirect led to another host."""
+    """Status code, and the beginning of the body. 3xx is a redirect that was not followed: to another host."""
 
     status: int
     body: bytes
-    redirected_away: str = ""
 
 
 async def get(target: Target) -> Answer:
@@ -51,8 +50,8 @@ async def get(target: Target) -> Answer:
         if not location:
             return answer
         url = urlsplit(urljoin(target.url, location))
-        if url.hostname != target.host:
-            return replace(answer, redirected_away=url.geturl())
+        if url.hostname != urlsplit(target.url).hostname:
+            return answer
         port = url.port or (443 if url.scheme == "https" else 80)
         path = (url.path or "/") + (f"?{url.query}" if url.query else "")
         target = replace(target, scheme=url.scheme, port=port, path=path)
@@ -92,8 +91,6 @@ async def _read(connection: h11.Connection, reader: asyncio.StreamReader) -> tup
         elif isinstance(event, h11.Response):
             status = event.status_code
             location = dict(event.headers).get(b"location", b"").decode("latin-1") if 300 <= status < 400 else ""
-            if location:
-                break
         elif isinstance(event, h11.Data):
             body += event.data
         elif isinstance(event, h11.EndOfMessage | h11.ConnectionClosed):

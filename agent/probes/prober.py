@@ -83,7 +83,10 @@ class HostProber:
             return ProbeResult("failure", f'Get "{target.url}": {_dial(target.host, target.port, error)}')
         except ValueError as error:
             return ProbeResult("failure", f'Get "{target.url}": {error}')
-        if 200 <= answer.status < 400:
+        if 300 <= answer.status < 400:
+            body = answer.body.decode("utf-8", "replace")
+            return ProbeResult("success", f"Probe terminated redirects, Response body: {body}")
+        if 200 <= answer.status < 300:
             return ProbeResult("success")
         return ProbeResult("failure", f"HTTP probe failed with statuscode: {answer.status}")
 
@@ -103,21 +106,21 @@ class HostHttpHook:
     """The httpGet of postStart and preStop."""
 
     async def get(self, target: ProbeTarget, action: core_v1.HTTPGetAction, timeout: float) -> str:
-        """Ask once; "" for any answer below 400."""
+        """Ask once; "" for any answer: like upstream's kubelet it looks at no status."""
         try:
             where = http_target(action, target)
         except PortError as error:
             return str(error)
         try:
             async with asyncio.timeout(timeout):
-                answer = await http.get(where)
+                await http.get(where)
         except TimeoutError:
             return f"no answer within {timeout:g}s"
         except OSError as error:
             return _dial(where.host, where.port, error)
         except ValueError as error:
             return str(error)
-        return "" if answer.status < 400 else f"HTTP status {answer.status}"
+        return ""
 
 
 def _dial(host: str, port: int, error: OSError) -> str:

@@ -22,7 +22,7 @@ class ProbeTarget:
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """The answer. `message` is upstream's text after ``Readiness probe failed: ``; "" for a success.
+    """The answer. `message` is upstream's text after ``Readiness probe failed: ``; of a success it is a warning.
 
     "unknown" is a probe that could not be run (the engine does not answer): it counts neither way, but a Warning
     event says ``Readiness probe errored: message``.
@@ -43,4 +43,4 @@ class HttpHook(Protocol):
     """Runs the httpGet of a lifecycle hook."""
 
     async def get(self, target: ProbeTarget, action: core_v1.HTTPGetAction, timeout: float) -> str:
-        """Ask once; "" where the answer came and was no error, else what went wrong. Never raises."""
+        """Ask once; "" where an answer came, else what went wrong. Never raises."""

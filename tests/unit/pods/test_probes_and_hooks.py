@@ -28,6 +28,73 @@ async def test_readiness(world: World) -> None:
         assert world.status(pod).container_statuses[0].ready
 
 
+async def test_readiness_is_asked_until_the_end(world: World) -> None:
+    """A pod that is being deleted may stop serving before it ends; whether it is alive is of no interest any more."""
+    probe = {"tcpSocket": {"port": 80}, "periodSeconds": 1, "failureThreshold": 1}
+    async with world.agent():
+        pod = world.create(make_pod(containers=[
+            {"name": "app", "image": "app:1", "command": ["pause"], "livenessProbe": probe, "readinessProbe": probe,
+             "lifecycle": {"preStop": {"sleep": {"seconds": 20}}}}]))
+        await world.settle()
+        world.delete(pod)
+        await world.advance(2)
+        assert world.status(pod).container_statuses[0].ready
+        world.prober.results["app"] = ProbeResult("failure", "draining")
+        await world.advance(2)
+        status = world.status(pod)
+        assert status.container_statuses[0].state
+        assert status.container_statuses[0].state.running
+        assert not status.container_statuses[0].ready
+        assert world.reports.messages("Killing") == ["Stopping container app"]
+        assert set(world.reports.messages("Unhealthy")) == {"Readiness probe failed: draining"}
+        world.prober.results.clear()
+        await world.advance(2)
+        assert world.status(pod).container_statuses[0].ready
+        await world.advance(20)
+        assert world.reports.terminated == ["uid-web"]
+        world.prober.runs.clear()
+        await world.advance(10)
+        assert world.prober.runs == []
+
+
+async def test_a_pod_that_ends_before_it_has_started_is_never_ready(world: World) -> None:
+    world.prober.results["app"] = ProbeResult("failure", "not yet")
+    probe = {"tcpSocket": {"port": 80}, "periodSeconds": 1}
+    async with world.agent():
+        pod = world.create(make_pod(containers=[
+            {"name": "app", "image": "app:1", "command": ["pause"], "readinessProbe": probe,
+             "startupProbe": {**probe, "failureThreshold": 60}, "lifecycle": {"preStop": {"sleep": {"seconds": 20}}}}]))
+        await world.settle()
+        world.delete(pod)
+        await world.settle()
+        world.prober.results.clear()
+        world.prober.runs.clear()
+        await world.advance(10)
+        assert world.prober.runs == []
+        assert not world.status(pod).container_statuses[0].ready
+
+
+async def test_a_period_is_from_one_beginning_to_the_next(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a container that does not answer in time is found out only after twice the time."""
+    runs: list[float] = []
+
+    async def slow(*_asked: object) -> ProbeResult:
+        runs.append(world.clock.monotonic())
+        await world.clock.sleep(4)
+        return ProbeResult("success", "redirected")
+
+    monkeypatch.setattr(world.prober, "probe", slow)
+    async with world.agent():
+        world.create(make_pod(containers=[
+            {"name": "app", "image": "app:1", "command": ["pause"],
+             "livenessProbe": {"tcpSocket": {"port": 80}, "periodSeconds": 5, "timeoutSeconds": 5}}]))
+        await world.settle()
+        for _ in range(16):
+            await world.advance(1)
+    assert [run - runs[0] for run in runs] == [0, 5, 10, 15]
+    assert set(world.reports.messages("ProbeWarning")) == {"Liveness probe warning: redirected"}
+
+
 async def test_a_restarted_agent_probes_the_pod_s_address_from_the_start(
         world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may have to wait for the network; the node's address would answer for another."""
