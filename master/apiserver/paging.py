@@ -90,11 +90,13 @@ def parse_revision(text: str) -> int:
     """A resourceVersion as a number, 0 for ""; ApiError 400."""
     if not text:
         return 0
-    if not (text.isascii() and text.isdigit()) or int(text) >= 1 << 64:
-        problem = "value out of range" if text.isascii() and text.isdigit() else "invalid syntax"
+    known = text.isascii() and text.isdigit()
+    digits = text.lstrip("0") or "0"  # measured before it is read: Python refuses to read thousands of them
+    if not known or len(digits) > 20 or int(digits) >= 1 << 64:
+        problem = "value out of range" if known else "invalid syntax"
         raise bad_request(f'invalid resource version: resourceVersion: Invalid value: "{text}": '
                           f'strconv.ParseUint: parsing "{text}": {problem}')
-    return int(text)
+    return int(digits)
 
 
 def encode_token(last: str, revision: int) -> str:

@@ -6,6 +6,7 @@ discovery) is no resource request.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, unquote
@@ -13,6 +14,7 @@ from urllib.parse import parse_qs, unquote
 from sampan.api.errors import bad_request
 
 _METHOD_VERBS = {"POST": "create", "GET": "get", "HEAD": "get", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
+_INTEGER = re.compile(r"([+-]?)0*([0-9]{1,19})")
 _NAMESPACE_SUBRESOURCES = frozenset(("status", "finalize"))
 
 
@@ -54,10 +56,10 @@ class Query:
         text = self.get(name)
         if not text:
             return None
-        digits = text[1:] if text[0] in "+-" else text
-        if not (digits.isascii() and digits.isdigit()) or not -(1 << 63) <= int(digits[:20]) < (1 << 63):
+        match = _INTEGER.fullmatch(text)
+        if match is None or not -(1 << 63) <= int(match[1] + match[2]) < (1 << 63):
             raise bad_request(f'strconv.ParseInt: parsing "{text}": invalid syntax')
-        return int(text)
+        return int(match[1] + match[2])
 
 
 _NO_QUERY = Query()
