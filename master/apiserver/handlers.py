@@ -82,6 +82,8 @@ class ResourceHandlers:
             if review is None or info.name or bool(info.namespace) != review.namespaced:
                 raise no_such_resource()
             return await self._review(request, info, user, review)
+        if request.method == "HEAD" and info.subresource != "proxy":
+            raise no_such_method()  # as upstream; an answer that is streamed would have a body
         resource = served.resource
         if info.namespace and not resource.namespaced and info.plural != "namespaces":
             raise no_such_resource()
@@ -207,8 +209,8 @@ class ResourceHandlers:
         selection = self._select(served, info)
         options = await self._read_delete_options(request, info)
         target = self._target(info, served, user)
-        gone: list[Entry] = await self._finish(self._writer.delete_collection(target, selection, options))
-        listing = Listing(gone, max(served.cache.revision, 0))
+        listing = await self._listing(info, served, selection)
+        await self._finish(self._writer.delete_collection(target, listing.entries, options))
         return await send_list(request, listing, served, media, "Metadata", self._now())
 
     async def _review(self, request: web.BaseRequest, info: RequestInfo, user: User, review: Any) -> web.Response:

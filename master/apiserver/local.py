@@ -12,7 +12,6 @@ import msgspec
 from master.apiserver import deletion
 from master.apiserver.auth import INTERNAL
 from master.apiserver.decode import Body
-from master.apiserver.entry import Entry
 from master.apiserver.patching import PatchBody
 from master.apiserver.registry import Registry, Served
 from master.apiserver.strategy import User
@@ -109,8 +108,8 @@ class LocalClient:
         """Delete all that the selectors match."""
         target = self._target(resource, namespace, "")
         selection = self._registry.select(target.served, label_selector, field_selector)
-        gone: Coroutine[Any, Any, list[Entry]] = self._writer.delete_collection(target, selection, _options(options))
-        await self._run(gone)
+        listing = await target.served.cache.list(target.namespace, match=selection.match())
+        await self._run(self._writer.delete_collection(target, listing.entries, _options(options)))
 
     async def post(self, resource: Resource[Any], name: str, subresource: str, body: Tree,
                    namespace: str = "") -> Tree:

@@ -17,7 +17,7 @@ from master.apiserver import admission, deletion, keys, metadata
 from master.apiserver.decode import Body, Decoder, Validation
 from master.apiserver.entry import Entry
 from master.apiserver.patching import PatchBody
-from master.apiserver.registry import Registry, Selection, Served
+from master.apiserver.registry import Registry, Served
 from master.apiserver.schema import encode_with_slot, join_errors
 from master.apiserver.strategy import Context, User
 from master.store.protocol import KeyExists, KeyMissing, Record, RevisionConflict, StoreError
@@ -28,15 +28,12 @@ from sampan.api.errors import (
     already_exists,
     bad_request,
     conflict,
-    invalid,
     invalid_object,
     unavailable,
 )
 
 Tree = dict[str, Any]
 
-CONFLICT_RETRIES = 8
-"""How often a write that names no revision is tried again when others were quicker (upstream: 5 for patches)."""
 NAME_ATTEMPTS = 8
 """How many names are tried for a generateName (KEP-4420)."""
 
@@ -180,6 +177,8 @@ class Writer:
             creates = served.strategy.allow_create_on_update and not target.subresource
             if not (error.code == 404 and creates):
                 raise
+            if uid := obj["metadata"].get("uid"):  # what the client means is gone: it is not brought back
+                raise self._broken_precondition(target, "UID", uid, "") from error
             if may_create is not None:
                 await may_create()
             obj["metadata"].pop("resourceVersion", None)
@@ -208,11 +207,12 @@ class Writer:
     async def change(self, target: Target, make: Make) -> Written:
         """Replace the stored object by what `make` says, as often as it takes others to let it through.
 
-        The cache's copy is tried first; a refusal counts only once it is known to concern the newest state.
+        That ends: whenever it loses, another has won; and one that names a revision is refused by `make`. The cache's
+        copy is tried first; a refusal counts only once it is known to concern the newest state.
         """
         entry = target.served.cache.peek(target.namespace, target.name)
         raw, revision, fresh = (entry.raw, entry.revision, False) if entry else (b"", 0, False)
-        for _ in range(CONFLICT_RETRIES + 1):
+        while True:
             if not raw:
                 raw, revision, fresh = *await self._newest(target), True
             old = _tree_of(raw)
@@ -238,7 +238,6 @@ class Writer:
                 raise target.served.not_found(target.name) from error
             except StoreError as error:
                 raise unavailable(str(error)) from error
-        raise self._conflict(target)
 
     async def _replace(self, target: Target, new: Tree, old: Tree, revision: int) -> Written:
         """Store what an update made, or remove what it was the last to hold; StoreError.
@@ -265,7 +264,10 @@ class Writer:
         return [] if target.subresource else list(target.served.strategy.warnings(new))
 
     async def _newest(self, target: Target) -> tuple[bytes, int]:
-        record = await self._store.get(target.key)
+        try:
+            record = await self._store.get(target.key)
+        except StoreError as error:
+            raise unavailable(str(error)) from error
         if record is None:
             raise target.served.not_found(target.name)
         return record.value, record.revision
@@ -294,14 +296,14 @@ class Writer:
         wanted, present = new["metadata"].get("resourceVersion"), old["metadata"].get("resourceVersion")
         uid, present_uid = new["metadata"].get("uid"), old["metadata"].get("uid")
         if uid and uid != present_uid:
-            raise conflict(resource.group, resource.plural, target.name, "Precondition failed: UID in precondition: "
-                           f"{uid}, UID in object meta: {present_uid}")
+            raise self._broken_precondition(target, "UID", uid, present_uid)
         if wanted and wanted != "0":
             if wanted != present:
                 raise self._conflict(target)
         elif not target.served.strategy.allow_unconditional_update:
             raise invalid_object(resource.group, resource.kind, target.name, [
-                invalid("metadata.resourceVersion", 0, "must be specified for an update")])
+                FieldError("metadata.resourceVersion", "FieldValueInvalid", "Invalid value: 0x0: must be specified for "
+                                                                            "an update")])
 
     # --- delete ---------------------------------------------------------------------------------------------------
 
@@ -310,7 +312,7 @@ class Writer:
         served = target.served
         admission.admit_delete(served, target.name)
         raw, revision = await self._newest(target)
-        for _ in range(CONFLICT_RETRIES + 1):
+        while True:
             obj = _tree_of(raw)
             self._check_delete_preconditions(target, obj, options)
             for plugin in self._plugins:
@@ -325,7 +327,6 @@ class Writer:
                 raise served.not_found(target.name) from error
             except StoreError as error:
                 raise unavailable(str(error)) from error
-        raise self._conflict(target)
 
     async def _carry_out(self, target: Target, plan: deletion.Plan, revision: int,
                          options: deletion.Options) -> Written:
@@ -348,12 +349,11 @@ class Writer:
         return record
 
     def _check_delete_preconditions(self, target: Target, obj: Tree, options: deletion.Options) -> None:
-        resource, meta = target.served.resource, obj["metadata"]
+        meta = obj["metadata"]
         for word, wanted, present in (("UID", options.uid, meta.get("uid")),
                                       ("ResourceVersion", options.revision, meta.get("resourceVersion"))):
             if wanted and wanted != present:
-                raise conflict(resource.group, resource.plural, target.name, f"Precondition failed: {word} in "
-                               f"precondition: {wanted}, {word} in object meta: {present}")
+                raise self._broken_precondition(target, word, wanted, present)
 
     def _deleted(self, served: Served, obj: Tree) -> bytes:
         """What the answer to a completed deletion shows."""
@@ -366,26 +366,27 @@ class Writer:
         details |= {"kind": resource.plural, "uid": obj["metadata"].get("uid", "")}
         return success(details)
 
-    async def delete_collection(self, target: Target, selection: Selection,
-                                options: deletion.Options) -> list[Entry]:
-        """DELETE of everything that the selection matches; returns what there was."""
-        listing = await target.served.cache.list(target.namespace, match=selection.match())
-        for entry in listing.entries:
+    async def delete_collection(self, target: Target, entries: Sequence[Entry], options: deletion.Options) -> None:
+        """DELETE of all of these, as long as they are there."""
+        for entry in entries:
             one = replace(target, namespace=entry.namespace, name=entry.name)
             try:
                 await self.delete(one, options)
             except ApiError as error:
                 if error.code != 404:
                     raise
-        return list(listing.entries)
 
     # --- shared ---------------------------------------------------------------------------------------------------
 
     def _context(self, target: Target) -> Context:
         return Context(target.user, self._registry.clock.now(), target.dry_run, target.subresource)
 
-    def _conflict(self, target: Target) -> ApiError:
-        return conflict(target.served.resource.group, target.served.resource.plural, target.name)
+    def _conflict(self, target: Target, why: str = "") -> ApiError:
+        return conflict(target.served.resource.group, target.served.resource.plural, target.name, why)
+
+    def _broken_precondition(self, target: Target, word: str, wanted: str, present: str | None) -> ApiError:
+        return self._conflict(target, f"Precondition failed: {word} in precondition: {wanted}, {word} in object meta: "
+                                      f"{present}")
 
     def _check_namespace(self, target: Target, obj: Tree) -> None:
         """The body's namespace is the path's, or unsaid; kinds without namespaces drop it."""

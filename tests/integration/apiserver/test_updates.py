@@ -199,6 +199,16 @@ async def test_updates_that_are_not_stored_leak_nothing(api: Running, monkeypatc
     assert taken(api) == (before[0] + 1, before[1])
 
 
+async def test_a_store_that_cannot_be_read(api: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    await api.ok("POST", SVCS, service("s"))
+
+    async def failing(key: str) -> None:
+        raise StoreError("the disk is gone")
+
+    monkeypatch.setattr(api.parts.registry.store, "get", failing)
+    assert (await api.refused(503, "DELETE", SVCS + "/s"))["message"] == "the disk is gone"
+
+
 async def test_services_changed_by_many_leak_nothing(api: Running) -> None:
     before = taken(api)
     await api.ok("POST", SVCS, service("s"))

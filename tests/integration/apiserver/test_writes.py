@@ -151,9 +151,15 @@ async def test_what_an_update_may_not_do(api: Running) -> None:
     await api.refused(409, "PUT", MAPS + "/a", config(uid="other"))
     await api.refused(404, "PUT", MAPS + "/missing", config("missing"))
     lease = "/apis/coordination.k8s.io/v1/namespaces/default/leases/l"
-    made = await api.request("PUT", lease, {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
-                                            "metadata": {"name": "l"}, "spec": {"holderIdentity": "x"}})
+    body = {"metadata": {"name": "l"}, "spec": {"holderIdentity": "x"}}
+    made = await api.request("PUT", lease, body)
     assert made.code == 201  # leases may be created so
+    status = await api.refused(422, "PUT", lease, body)
+    assert status["details"]["causes"][0]["message"] == "Invalid value: 0x0: must be specified for an update"
+    await api.ok("DELETE", lease)
+    status = await api.refused(409, "PUT", lease, made.json)  # who knows its uid means that one, which is gone
+    assert f"UID in precondition: {made.json['metadata']['uid']}, UID in object meta: " in status["message"]
+    await api.refused(404, "GET", lease)
 
 
 async def test_patches(api: Running) -> None:
@@ -184,8 +190,8 @@ async def test_patches(api: Running) -> None:
 async def test_patches_by_many_all_count(api: Running) -> None:
     await api.ok("POST", MAPS, config())
     await asyncio.gather(*[api.ok("PATCH", MAPS + "/a", {"data": {f"k{index}": "v"}}, content_type=MERGE)
-                           for index in range(8)])
-    assert len((await api.ok("GET", MAPS + "/a"))["data"]) == 9
+                           for index in range(40)])
+    assert len((await api.ok("GET", MAPS + "/a"))["data"]) == 41
 
 
 async def test_status_is_written_apart(api: Running) -> None:
@@ -301,6 +307,11 @@ async def test_collections_are_deleted_by_selector(api: Running) -> None:
     assert (gone["kind"], len(gone["items"])) == ("ConfigMapList", 3)
     left = await api.ok("GET", MAPS)
     assert [item["metadata"]["name"] for item in left["items"]] == ["a0", "a2", "a4"]
+    gone = await api.ok("DELETE", MAPS + "?limit=2")  # a page of them, and the way to the next
+    assert (len(gone["items"]), gone["metadata"]["remainingItemCount"]) == (2, 1)
+    left = await api.ok("GET", MAPS)
+    assert [item["metadata"]["name"] for item in left["items"]] == ["a4"]
+    await api.refused(400, "DELETE", MAPS + "?limit=x")
     await api.refused(405, "DELETE", "/api/v1/namespaces")
 
 
