@@ -133,12 +133,14 @@ class ProxyHealth:
     async def _proxy(self, request: Request) -> Response:
         if request.path not in ("/healthz", "/livez"):
             return Response.text(404, "404 page not found")
-        body: dict[str, object] = {"lastUpdated": self._updated.isoformat(),
-                                   "currentTime": self._clock.now().isoformat()}
+        now = self._clock.now()
+        body: dict[str, object] = {"lastUpdated": self._updated.isoformat(), "currentTime": now.isoformat()}
         well = self.healthy
         if request.path == "/healthz":
             body["nodeEligible"] = eligible = self._eligible()
             well = well and eligible
+        if well:
+            body["lastUpdated"] = now.isoformat()  # upstream's rule: what is well is up to date
         code = 200 if well else 503
         self._observer.add(figures.HEALTHZ if request.path == "/healthz" else figures.LIVEZ, code=str(code))
         return Response(code, json.dumps(body).encode(), "application/json")

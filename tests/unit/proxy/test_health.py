@@ -1,0 +1,39 @@
+"""What a node's proxy says of its own health; sockets are tested in tests/integration/proxy."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from agent.proxy.health import ProxyHealth
+from agent.server.http import Request
+from sampan.loop.clock import FakeClock
+
+
+async def told(health: ProxyHealth, path: str = "/healthz") -> tuple[int, dict[str, Any]]:
+    response = await health._proxy(Request("GET", path))
+    return response.status, json.loads(response.body)
+
+
+async def test_what_is_well_is_up_to_date() -> None:
+    """Upstream: the time is that of the last sync only while changes have waited for too long."""
+    clock = FakeClock()
+    eligible = True
+    health = ProxyHealth(clock, "", eligible=lambda: eligible)
+    health.synced()
+    synced = clock.now().isoformat()
+    await clock.advance(300)
+    status, body = await told(health)
+    assert status == 200
+    assert body == {"lastUpdated": clock.now().isoformat(), "currentTime": clock.now().isoformat(),
+                    "nodeEligible": True}
+    health.queued()
+    await clock.advance(61)
+    for path in ("/healthz", "/livez"):
+        status, body = await told(health, path)
+        assert (status, body["lastUpdated"]) == (503, synced)
+        assert ("nodeEligible" in body) == (path == "/healthz")
+    health.synced()
+    eligible = False
+    assert (await told(health))[0] == 503
+    assert (await told(health, "/livez"))[0] == 200
