@@ -120,7 +120,8 @@ def parse(text: str) -> Resolver:
             case ["search" | "domain", *names]:
                 searches = [name if name == "." else name.removesuffix(".") for name in names]
             case ["options", *values]:
-                options = values
+                named = {value.partition(":")[0] for value in values}
+                options = [option for option in options if option.partition(":")[0] not in named] + values
             case _:
                 continue
     return Resolver(servers, searches, options)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent.pods.containers import sandbox_spec
-from agent.pods.dns import ClusterDns, DnsConfig, Resolver, pod_resolver
+from agent.pods.dns import ClusterDns, DnsConfig, Resolver, parse, pod_resolver
 from agent.pods.events import PodEvents
 from agent.pods.files import HostnameFailure, PodFiles, own_hostname
 from sampan.api import resources
@@ -24,6 +24,12 @@ def test_resolver_of_a_pod_without_the_clusters_dns_tells_why() -> None:
     assert reason == "MissingClusterDNS"
     assert message.endswith('cannot create Pod using "ClusterFirst" policy. Falling back to "Default" policy.')
     assert pod_resolver(make_pod(hostNetwork=True), DnsConfig(node=lambda: NODE_RESOLVER))[1] == []
+
+
+def test_options_add_up_and_the_last_search_list_counts() -> None:
+    """As the C library reads it: resolv.conf(5)."""
+    found = parse("search a b\noptions ndots:2 rotate\nsearch lan.\n# options debug\noptions timeout:1 ndots:3\n")
+    assert found == Resolver([], ["lan"], ["rotate", "timeout:1", "ndots:3"])
 
 
 def test_resolver_within_the_limits_of_resolvers() -> None:
