@@ -202,7 +202,7 @@ async def test_updates_that_are_not_stored_leak_nothing(api: Running, monkeypatc
 async def test_a_store_that_cannot_be_read(api: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     await api.ok("POST", SVCS, service("s"))
 
-    async def failing(key: str) -> None:
+    async def failing(_: str) -> None:
         raise StoreError("the disk is gone")
 
     monkeypatch.setattr(api.parts.registry.store, "get", failing)
