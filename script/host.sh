@@ -17,7 +17,9 @@ install_docker() {
     ! snap list docker >/dev/null 2>&1 ||
         { note "remove the snap (snap remove docker) and run this again"; echo "Docker is a snap"; return 1; }
     ! command -v dockerd >/dev/null || unchanged "$(dockerd --version | cut -d, -f1)"
-    case $(package_manager) in
+    local manager
+    manager=$(package_manager) || return
+    case $manager in
     apt)
         # Where the kernel has AppArmor, Docker starts no container without its parser, and only recommends it.
         if grep -qs Y /sys/module/apparmor/parameters/enabled && ! command -v apparmor_parser >/dev/null; then
@@ -32,10 +34,11 @@ install_docker() {
 }
 
 install_tools() {
-    local missing=()
+    local manager missing=()
     command -v iptables-restore >/dev/null || missing+=(iptables)
     if [ -z "$(find_python)" ]; then
-        case $(package_manager) in
+        manager=$(package_manager) || return
+        case $manager in
         apt) missing+=(python3 python3-venv) ;;
         dnf) missing+=(python3.11) ;;
         esac
@@ -49,10 +52,13 @@ install_tools() {
 install_sampan() {
     local python wanted stamp=$PREFIX/source-hash
     wanted=$(source_hash "$ROOT")
-    [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ] || unchanged "up to date in $PREFIX"
+    if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && "$PREFIX/venv/bin/sampan" version >/dev/null 2>&1; then
+        unchanged "up to date in $PREFIX"
+    fi
+    rm -f "$stamp" # what fails below is not up to date
     python=$(find_python)
     mkdir -p "$PREFIX"
-    [ -x "$PREFIX/venv/bin/python" ] || "$python" -m venv "$PREFIX/venv"
+    make_environment "$PREFIX/venv" "$python"
     local pip=("$PREFIX/venv/bin/python" -m pip --disable-pip-version-check --quiet)
     "${pip[@]}" install --require-hashes -r "$ROOT/requirements.lock"
     "${pip[@]}" install --no-deps --no-build-isolation --force-reinstall "$ROOT"
@@ -60,10 +66,25 @@ install_sampan() {
     mkdir -p /usr/local/bin
     for name in "${COMMANDS[@]}"; do ln -sf "$PREFIX/venv/bin/$name" "/usr/local/bin/$name"; done
     install_system_files
-    # Running services take the new version; no container notices.
-    ! has_systemd || systemctl try-restart sampan-master sampan-agent
+    restart_services
     echo "$wanted" >"$stamp"
     note "into $PREFIX"
+}
+
+# Services that run take the new version; no container notices.
+restart_services() {
+    if has_systemd; then
+        systemctl try-restart sampan-master sampan-agent
+        return
+    fi
+    local name pid process
+    for name in master agent; do
+        pid=$(cat "${SAMPAN_RUN_DIR:-/run/sampan}/$name.pid" 2>/dev/null) || continue
+        grep -qxz sampan.cli.supervisor "/proc/$pid/cmdline" 2>/dev/null || continue
+        process=$(cut -d' ' -f1 "/proc/$pid/task/$pid/children")
+        kill -HUP "$pid"
+        [ -z "$process" ] || timeout 60 tail --pid="$process" -f /dev/null
+    done
 }
 
 # What the system's own services read: units, kernel settings and modules, who leaves our links alone. The same list is

@@ -53,7 +53,7 @@ need_root() {
     [ "$(id -u)" -eq 0 ] || die "$1 needs root" "run: sudo $1"
 }
 
-# The host's package manager: apt or dnf.
+# The host's package manager: apt or dnf. It fails where there is neither; `case $(package_manager)` would not notice.
 package_manager() {
     if command -v apt-get >/dev/null; then echo apt
     elif command -v dnf >/dev/null; then echo dnf
@@ -64,10 +64,11 @@ package_manager() {
 APT_UPDATED=${TMPDIR:-/tmp}/sampan-apt-updated.$$
 # install_packages NAME…: installs what is not there yet.
 install_packages() {
-    case $(package_manager) in
+    local manager
+    manager=$(package_manager) || return
+    case $manager in
     apt)
         [ -e "$APT_UPDATED" ] || { apt-get update -q && touch "$APT_UPDATED"; }
-        # Installing Docker must not start it here: the step that starts it says so, and can fail by itself.
         DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$@"
         ;;
     dnf) dnf install -q -y "$@" ;;
@@ -88,6 +89,12 @@ find_python() {
             return
         fi
     done
+}
+
+# make_environment FOLDER PYTHON: a virtual environment with pip. One that was made by half, or whose Python has gone
+# with an upgrade of the system, is made anew.
+make_environment() {
+    "$1/bin/python" -m pip --version >/dev/null 2>&1 || "$2" -m venv --clear "$1"
 }
 
 # The hash of everything that an installation is made from, to see whether it is up to date.
