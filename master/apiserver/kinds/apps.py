@@ -230,9 +230,9 @@ def _status(state: Tree, counts: tuple[str, ...]) -> Errors:
     for key in counts:
         if (count := state.get(key) or 0) > total:
             errors.append(invalid(f"status.{key}", count, TOO_MANY))
-    if (state.get("availableReplicas") or 0) > (state.get("readyReplicas") or 0):
-        errors.append(invalid("status.availableReplicas", state["availableReplicas"],
-                              "cannot be greater than readyReplicas"))
+    available = state.get("availableReplicas") or 0
+    if available > (state.get("readyReplicas") or 0):
+        errors.append(invalid("status.availableReplicas", available, "cannot be greater than readyReplicas"))
     return errors
 
 

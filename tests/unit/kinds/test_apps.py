@@ -104,6 +104,9 @@ def test_the_selector_is_fixed() -> None:
      ["status.readyReplicas: Invalid value: 2: cannot be greater than status.replicas"]),
     ({"replicas": 2, "availableReplicas": 1},
      ["status.availableReplicas: Invalid value: 1: cannot be greater than readyReplicas"]),
+    ({"readyReplicas": -1},
+     ["status.readyReplicas: Invalid value: -1: must be greater than or equal to 0",
+      "status.availableReplicas: Invalid value: 0: cannot be greater than readyReplicas"]),
     ({"replicas": -1}, [
         "status.replicas: Invalid value: -1: must be greater than or equal to 0",
         "status.updatedReplicas: Invalid value: 0: cannot be greater than status.replicas",
