@@ -245,21 +245,24 @@ def percent(value: str) -> list[str]:
 
 
 def ip_address(value: str) -> list[str]:
-    """IPv4 and IPv6 addresses."""
+    """IPv4 and IPv6 addresses, without a zone: it could be any text."""
     try:
         ipaddress.ip_address(value)
     except ValueError:
-        return ["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"]
-    return []
+        value = "%"
+    return ["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"] if "%" in value else []
 
 
 def cidr(value: str) -> list[str]:
-    """Networks with their prefix length."""
+    """Networks with their prefix length, which is a number: no netmask."""
+    address, _, length = value.partition("/")
     try:
         ipaddress.ip_interface(value)
     except ValueError:
-        value = ""
-    return [] if "/" in value else ["must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"]
+        length = ""
+    if length.isdecimal() and "%" not in address:
+        return []
+    return ["must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"]
 
 
 RULES: Final[Mapping[str, Callable[[str], list[str]]]] = {

@@ -107,10 +107,7 @@ def cidr(path: str, value: str) -> Errors:
 
 def family(path: str, value: str, version: int) -> Errors:
     """An address of one family; `version` is 4 or 6."""
-    try:
-        good = ipaddress.ip_address(value).version == version
-    except ValueError:
-        good = False
+    good = not names.ip_address(value) and ipaddress.ip_address(value).version == version
     return [] if good else [invalid(path, value, f"must be a valid IPv{version} address")]
 
 
