@@ -195,7 +195,7 @@ def conflict(group: str, plural: str, name: str, why: str = "") -> ApiError:
 
 def invalid_object(group: str, kind: str, name: str, errors: Sequence[FieldError]) -> ApiError:
     """The object breaks rules; all of them are told at once. `kind` is the Kind, as upstream writes it here."""
-    texts = [str(error) for error in errors]
+    texts = list(dict.fromkeys(map(str, errors)))  # the causes keep what is said twice, the message does not
     what = texts[0] if len(texts) == 1 else "[" + ", ".join(texts) + "]"
     full = f"{kind}.{group}" if group else kind
     return ApiError(422, "Invalid", f'{full} "{name}" is invalid: {what}', name, group, kind,

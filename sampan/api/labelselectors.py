@@ -147,7 +147,7 @@ def of_object(selector: meta_v1.LabelSelector | Mapping[str, Any] | None) -> Lab
         if operator not in ("In", "NotIn", "Exists", "DoesNotExist"):
             raise SelectorError(f'"{operator}" is not a valid label selector operator')
         result.append(requirement(key, _OF_OBJECT[operator], values))
-    return LabelSelector(tuple(result))
+    return LabelSelector(tuple(sorted(result, key=lambda item: item.key)))
 
 
 def of_node_term(expressions: Sequence[Mapping[str, Any]]) -> LabelSelector:

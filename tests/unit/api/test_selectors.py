@@ -80,6 +80,8 @@ def test_objects() -> None:
         meta_v1.LabelSelectorRequirement(key="u", operator="DoesNotExist")])
     assert of_object(typed) == selector
     assert parse_labels(str(selector)).matches({"a": "2", "b": "1", "t": "x"})
+    mixed = {"matchLabels": {"b": "1"}, "matchExpressions": [{"key": "a", "operator": "Exists"}]}
+    assert str(of_object(mixed)) == "a,b=1"  # by key, wherever it stands, as the scale's selector is to be read
     assert of_object(None) is NOTHING
     assert not NOTHING.matches({})
     assert not NOTHING.empty
