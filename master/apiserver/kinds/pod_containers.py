@@ -260,7 +260,7 @@ def resources(tree: Tree, path: str, spec: Tree) -> Errors:
         errors += _resource(name, text, f"{path}.limits[{name}]")
     for name, text in sorted(requests.items()):
         errors += _resource(name, text, f"{path}.requests[{name}]")
-        overcommit = name in STANDARD_RESOURCES or ("/" in name and _native(name))
+        overcommit = not name.startswith("hugepages-") and ("/" not in name or _native(name))
         if name in limits:
             wanted, limit = checks.amount(text), checks.amount(limits[name])
             if not overcommit and wanted != limit:

@@ -134,8 +134,10 @@ RESOURCES: list[tuple[Tree, list[str]]] = [
     (pod_with(resources={"requests": {"disk": "1"}}),
      [('spec.containers[0].resources.requests[disk]: Invalid value: "disk": must be a standard resource type or fully '
       "qualified"),
-      'spec.containers[0].resources.requests[disk]: Invalid value: "disk": must be a standard resource for containers',
-      "spec.containers[0].resources.limits: Required value: Limit must be set for non overcommitable resources"]),
+      ('spec.containers[0].resources.requests[disk]: Invalid value: "disk": must be a standard resource for '
+       "containers")]),
+    (pod_with(resources={"requests": {"hugepages-2Mi": "2Mi", "memory": "1Gi"}}),
+     ["spec.containers[0].resources.limits: Required value: Limit must be set for non overcommitable resources"]),
     (pod_with(resources={"requests": {"example.com/gpu": "1"}}),
      ["spec.containers[0].resources.limits: Required value: Limit must be set for non overcommitable resources"]),
     (pod_with(resources={"limits": {"example.com/gpu": "2"}, "requests": {"example.com/gpu": "1"}}),
