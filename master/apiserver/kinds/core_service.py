@@ -13,6 +13,7 @@ from master.apiserver.kinds.common import (
     items,
     keep,
     metadata,
+    notes,
     part,
     set_default,
     spec,
@@ -31,6 +32,7 @@ from sampan.api.errors import FieldError, internal_error, invalid, invalid_objec
 
 CLIENT_IP_SECONDS = 10800
 """How long sessionAffinity ClientIP remembers a client: three hours."""
+_OLD_HINTS = "service.kubernetes.io/topology-aware-hints"
 
 
 class ServiceStrategy(Strategy):
@@ -99,7 +101,8 @@ class ServiceStrategy(Strategy):
     def warnings(self, obj: Tree) -> list[str]:
         """Fields that will do nothing."""
         tree = spec(obj)
-        warnings = []
+        warnings = [f"annotation {_OLD_HINTS} is deprecated, please use service.kubernetes.io/topology-mode instead"
+                    ] if _OLD_HINTS in notes(obj) else []
         for index, address in enumerate(cluster_ips(tree)):
             if address != "None":
                 warnings += _address_warning(f"spec.clusterIPs[{index}]", address)
@@ -110,10 +113,12 @@ class ServiceStrategy(Strategy):
                 warnings.append("spec.externalIPs is ignored for headless services")
             if tree.get("sessionAffinity") not in (None, "", "None"):
                 warnings.append("spec.SessionAffinity is ignored for headless services")
-        if tree.get("externalName") and tree.get("type") != "ExternalName":
-            warnings.append('spec.externalName is ignored when spec.type is not "ExternalName"')
         for index, address in enumerate(items(tree, "externalIPs")):
             warnings += _address_warning(f"spec.externalIPs[{index}]", address)
+        if tree.get("type") == "ExternalName" and items(tree, "externalIPs"):
+            warnings.append('spec.externalIPs is ignored when spec.type is "ExternalName"')
+        if tree.get("externalName") and tree.get("type") != "ExternalName":
+            warnings.append('spec.externalName is ignored when spec.type is not "ExternalName"')
         return warnings
 
     def fields(self, obj: Tree) -> dict[str, str]:

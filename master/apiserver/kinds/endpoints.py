@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from master.apiserver.kinds import checks
-from master.apiserver.kinds.common import Errors, Tree, immutable, items, labels, part, same
+from master.apiserver.kinds.common import Errors, Tree, immutable, items, labels, part, same, set_default
 from master.apiserver.strategy import Context, Strategy
 from sampan.api.errors import duplicate, invalid, not_supported, required, too_many
 
@@ -24,7 +24,7 @@ class EndpointsStrategy(Strategy):
         """Ports are TCP."""
         for subset in items(obj, "subsets"):
             for port in items(subset, "ports"):
-                port.setdefault("protocol", "TCP")
+                set_default(port, "protocol", "TCP")
 
     def validate(self, obj: Tree, context: Context) -> Errors:
         """Addresses and ports of each subset."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from master.apiserver.kinds.common import Tree, child, items, same, spec, status
+from master.apiserver.kinds.common import Tree, child, items, spec
 from master.apiserver.kinds.service_types import is_external, needs_cluster_ip, needs_health_check, needs_node_ports
 
 
@@ -60,9 +60,7 @@ def drop_useless(new_service: Tree, old_service: Tree) -> None:
     if old.get("type") == "LoadBalancer" != new.get("type"):
         for key in ("allocateLoadBalancerNodePorts", "loadBalancerClass"):
             _drop_same(new, old, key)
-        if same(status(new_service), status(old_service)):
-            child(new_service, "status")
-            new_service["status"] = {"loadBalancer": {}}
+        child(new_service, "status")["loadBalancer"] = {}
 
 
 def _copy(new: Tree, old: Tree, key: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from master.apiserver.kinds import checks
-from master.apiserver.kinds.common import Errors, Shown, Tree, go_strings, items, part, quoted, spec, status
+from master.apiserver.kinds.common import NIL, Errors, Shown, Tree, go_strings, items, part, quoted, spec, status
 from master.apiserver.kinds.service_types import is_external, is_headless, needs_cluster_ip, needs_health_check
 from sampan.api.errors import IMMUTABLE, duplicate, forbidden, invalid, not_supported, required
 
@@ -224,8 +224,7 @@ def update(new: Tree, old: Tree) -> Errors:
             errors.append(invalid("spec.ipFamilies[0]", go_strings(after), "may not change once set"))
     if (old.get("type") == new.get("type") == "LoadBalancer"
             and new.get("loadBalancerClass") != old.get("loadBalancerClass")):
-        errors.append(invalid("spec.loadBalancerClass", new.get("loadBalancerClass"),
-                              "may not change once set"))
+        errors.append(invalid("spec.loadBalancerClass", new.get("loadBalancerClass", NIL), "may not change once set"))
     if (needs_health_check(new) and needs_health_check(old)
             and (new.get("healthCheckNodePort") or 0) != (old.get("healthCheckNodePort") or 0)):
         errors.append(forbidden("spec.healthCheckNodePort", IMMUTABLE))

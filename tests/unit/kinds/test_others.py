@@ -119,6 +119,7 @@ def endpoints(*subsets: Tree) -> Tree:
 
 @pytest.mark.parametrize(("tree", "expected"), [
     (endpoints(), []), (endpoints({"addresses": [{"ip": "10.0.0.1"}], "ports": [{"port": 80}]}), []),
+    (endpoints({"addresses": [{"ip": "10.0.0.1"}], "ports": [{"port": 80, "protocol": ""}]}), []),
     (endpoints({"ports": [{"port": 80}]}),
      ["subsets[0]: Required value: must specify `addresses` or `notReadyAddresses`"]),
     (endpoints({"addresses": [{"ip": "169.254.1.1"}]}),

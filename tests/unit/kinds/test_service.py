@@ -143,6 +143,20 @@ def test_a_change_of_type_drops_what_only_the_old_one_had() -> None:
     assert rules.validate(alias, context()) == []
 
 
+def test_a_service_that_is_no_load_balancer_any_more_keeps_its_conditions() -> None:
+    old = made(SERVICE, service(type="LoadBalancer", loadBalancerClass="example.com/a"))
+    old["status"] = {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}, "conditions": [{"type": "a"}]}
+    new = deepcopy(old)
+    new["spec"]["type"] = "NodePort"
+    rules = strategy(SERVICE)
+    rules.prepare_update(new, old, context())
+    assert new["status"] == {"loadBalancer": {}, "conditions": [{"type": "a"}]}
+    classless = deepcopy(old)
+    del classless["spec"]["loadBalancerClass"]
+    assert [str(error) for error in rules.validate_update(classless, old, context())] == [
+        'spec.loadBalancerClass: Invalid value: "null": may not change once set']
+
+
 @pytest.mark.parametrize(("fields", "policy", "families"), [
     ({}, "SingleStack", ["IPv4"]),
     ({"clusterIP": "None", "selector": {"a": "b"}}, "SingleStack", ["IPv4"]),
@@ -329,6 +343,12 @@ def test_warnings_and_fields() -> None:
     assert strategy(SERVICE).warnings(made(SERVICE, tree)) == [
         "spec.externalIPs is ignored for headless services", "spec.SessionAffinity is ignored for headless services"]
     assert strategy(SERVICE).fields(made(SERVICE, tree)) == {"spec.clusterIP": "None", "spec.type": "ClusterIP"}
+    alias = service(type="ExternalName", externalName="a.b", externalIPs=["192.0.2.1"])
+    alias["metadata"]["annotations"] = {"service.kubernetes.io/topology-aware-hints": "auto"}
+    assert strategy(SERVICE).warnings(made(SERVICE, alias)) == [
+        ("annotation service.kubernetes.io/topology-aware-hints is deprecated, please use "
+         "service.kubernetes.io/topology-mode instead"),
+        'spec.externalIPs is ignored when spec.type is "ExternalName"']
 
 
 async def test_a_health_check_port_that_is_taken() -> None:
