@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.kinds import POD, context, made, pod, pod_with, strategy, update_errors
+from tests.support.kinds import POD, context, create_errors, made, pod, pod_with, strategy, update_errors
 
 Tree = dict[str, Any]
 
@@ -124,10 +124,63 @@ def test_warnings() -> None:
         ("metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is "
         "recommended: [must not contain dots]"),
         'spec.nodeSelector[beta.kubernetes.io/os]: deprecated since v1.14; use "kubernetes.io/os" instead',
-        'spec.containers[0].env[1]: hides previous definition of "A", which may be dropped when using apply',
         'spec.containers[0].resources.requests[memory]: fractional byte value "100m" is invalid, must be an integer',
+        'spec.containers[0].env[1]: hides previous definition of "A", which may be dropped when using apply',
         "spec.containers[0].ports[1]: duplicate port definition with spec.containers[0].ports[0]",
         "spec.terminationGracePeriodSeconds: must be >= 0; negative values are invalid and will be treated as 1"]
+
+
+PORT = "spec.containers[1].ports[0]: "
+FIRST = "port definition with spec.containers[0].ports[0]"
+NO_POD = "labelSelector: a null labelSelector results in matching no pod"
+
+
+def with_ports(*ports: Tree) -> Tree:
+    """A pod with a container for each port."""
+    return pod(containers=[{"name": f"c{index}", "image": "nginx:1", "ports": [{"containerPort": 80, **port}]}
+                           for index, port in enumerate(ports)])
+
+
+@pytest.mark.parametrize(("tree", "expected"), [
+    (with_ports({}, {}), [PORT + "duplicate " + FIRST]),
+    (with_ports({}, {"protocol": "UDP"}), []),
+    (with_ports({}, {"hostPort": 8080}), [PORT + "overlapping " + FIRST]),
+    (with_ports({"hostPort": 8080}, {"hostPort": 8081}), []),
+    (with_ports({"hostPort": 8080}, {"hostPort": 8080, "hostIP": "10.0.0.1"}),
+     [PORT + "dangerously ambiguous " + FIRST]),
+    (with_ports({"hostIP": "10.0.0.1"}),
+     [("spec.containers[0].ports[0]: hostIP set without hostPort: {Name: HostPort:0 ContainerPort:80 Protocol:TCP "
+       "HostIP:10.0.0.1}")]),
+    (pod_with(env=[{"name": "PATH", "value": "/bin"}, {"name": "PATH", "value": "/opt/bin:$(PATH)"}]), []),
+    (pod_with(env=[{"name": "A", "value": "a"}, {"name": "A", "value": "$(A)"}]),
+     ['spec.containers[0].env[1]: hides previous definition of "A", which may be dropped when using apply']),
+    (pod(affinity={"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+        {"matchExpressions": [{"key": "beta.kubernetes.io/arch", "operator": "Exists"}]}]}}}),
+     [("spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0]."
+       'matchExpressions[0].key: beta.kubernetes.io/arch is deprecated since v1.14; use "kubernetes.io/arch" '
+       "instead")]),
+    (pod(topologySpreadConstraints=[{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}]),
+     [f"spec.topologySpreadConstraints[0].{NO_POD}"]),
+    (pod(affinity={"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
+        {"weight": 1, "podAffinityTerm": {"topologyKey": "zone"}}]}}),
+     [f"spec.affinity.podAntiAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].podAffinityTerm.{NO_POD}"]),
+])
+def test_more_warnings(tree: Tree, expected: list[str]) -> None:
+    assert create_errors(POD, tree) == []
+    assert strategy(POD).warnings(made(POD, tree)) == expected
+
+
+def test_annotations_that_do_nothing_any_more() -> None:
+    tree = pod_with(securityContext={"seccompProfile": {"type": "Unconfined"}})
+    tree["metadata"]["annotations"] = {
+        "seccomp.security.alpha.kubernetes.io/pod": "unconfined",
+        "container.seccomp.security.alpha.kubernetes.io/c": "unconfined",
+        "scheduler.alpha.kubernetes.io/critical-pod": ""}
+    assert strategy(POD).warnings(made(POD, tree)) == [
+        ('metadata.annotations[scheduler.alpha.kubernetes.io/critical-pod]: non-functional in v1.16+; use the '
+         '"priorityClassName" field instead'),
+        ('metadata.annotations[seccomp.security.alpha.kubernetes.io/pod]: non-functional in v1.27+; use the '
+         '"seccompProfile" field instead')]
 
 
 def test_ephemeral_containers_are_only_added() -> None:
