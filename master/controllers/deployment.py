@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from master.controllers import rollout as sums
 from master.controllers.base import Controller, Deps, Key, ignore_missing, namespace_terminating
-from master.controllers.deployment_plan import Plan, plan
+from master.controllers.deployment_plan import Plan, create_failed, plan
 from master.controllers.expectations import Expectations
 from master.controllers.owners import by_controller, claim, controller_of, orphans, plan_claims
 from master.controllers.pods import is_terminal
@@ -119,8 +119,11 @@ class DeploymentController(Controller[Key]):
                 return False
             if namespace_terminating(error):
                 return False
-            self.deps.events.warning(deployment, "ReplicaSetCreateError",
-                                     f'Failed to create new replica set "{rs.metadata.name}": {error}')
+            message = f'Failed to create new replica set "{rs.metadata.name}": {error}'
+            self.deps.events.warning(deployment, "ReplicaSetCreateError", message)
+            status = create_failed(deployment, message, self.deps.clock.now())
+            if status is not None:
+                await self._write_status(deployment, status)
             raise
         self._expected.wrote(key, created)
         return True

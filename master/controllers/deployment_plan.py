@@ -264,6 +264,11 @@ class _Work:
         elif not self.deployment.spec.paused and noted:
             self._progress("Unknown", "DeploymentResumed", "Deployment is resumed")
 
+    def note_create_error(self, message: str) -> None:
+        """The newest ReplicaSet cannot be made."""
+        if self._has_deadline:
+            self._progress("False", "ReplicaSetCreateError", message)
+
     def finish(self, *, rolling_out: bool) -> Plan:
         """Add the status and the ReplicaSets that have changed."""
         counted = self._counted()
@@ -338,7 +343,8 @@ class _Work:
     def _next_look(self, status: DeploymentStatus) -> float | None:
         """When the deadline has to be checked, as nothing else may happen until then."""
         present = find(self.conditions, "Progressing")
-        if not self._has_deadline or present is None or self._complete(status) or present.reason == TIMED_OUT:
+        if not self._has_deadline or present is None or self._complete(status) or present.reason in (
+                AVAILABLE, TIMED_OUT):
             return None
         since = present.last_update_time or present.last_transition_time
         passed = (self.now - since).total_seconds() if since else 0.0
@@ -364,6 +370,14 @@ class _Work:
 
 
 NO_LIMIT = 2**31 - 1
+
+
+def create_failed(deployment: Deployment, message: str, now: datetime) -> DeploymentStatus | None:
+    """The status that says why there is no newest ReplicaSet; None where it does, or nobody waits for progress."""
+    work = _Work(deployment, (), now)
+    work.note_create_error(message)
+    before = deployment.status
+    return replace(before, conditions=work.conditions) if work.conditions != before.conditions else None
 
 
 def new_replica_set(deployment: Deployment, collisions: int) -> ReplicaSet:

@@ -15,9 +15,11 @@ from master.controllers.deployment import DeploymentController
 from master.controllers.deployment_plan import Plan, new_replica_set, plan
 from master.controllers.pods import find
 from master.controllers.replicaset import ReplicaSetController
+from sampan.api import errors
 from sampan.api.resources import DEPLOYMENTS, REPLICASETS
 from sampan.api.times import Time
-from sampan.api.types.apps_v1 import Deployment, ReplicaSet
+from sampan.api.types.apps_v1 import Deployment, DeploymentCondition, ReplicaSet
+from sampan.client.fake import Call
 from sampan.client.protocol import Patch
 from sampan.loop.clock import FakeClock
 from tests.support.controllers import World, deployment, meta
@@ -49,6 +51,12 @@ def test_revision_history_keeps_what_fits() -> None:
     rs = replace(rs, metadata=replace(rs.metadata, annotations=found | {sums.REVISION_HISTORY: ",".join(
         str(i) for i in range(100, 600))}))
     assert len(sums.new_set_annotations(deployment(), rs, 9, exists=True)[sums.REVISION_HISTORY]) <= 2000
+
+
+def progress(of: Deployment) -> DeploymentCondition:
+    condition = find(of.status.conditions, "Progressing")
+    assert condition is not None
+    return condition
 
 
 class Simulation:
@@ -242,6 +250,42 @@ async def test_pause_scale_resume_and_history() -> None:
         sets = (await world.client.list(REPLICASETS)).items
         assert sorted(item.metadata.annotations[sums.REVISION] for item in sets) == ["3", "4"]
         assert len(await world.pods()) == 4
+
+
+def test_a_rollout_that_is_over_is_not_looked_at_for_its_deadline() -> None:
+    """Its pods may fail much later; that is no rollout that is late."""
+    simulation = Simulation(deployment(replicas=3), random.Random(1))
+    simulation.run()
+    assert progress(simulation.deployment).reason == "NewReplicaSetAvailable"
+    [rs] = simulation.sets.values()
+    failing = replace(rs, status=replace(rs.status, available_replicas=1, ready_replicas=1))
+    steps = plan(simulation.deployment, [failing], simulation.now + timedelta(days=1))
+    assert steps.status is not None
+    assert steps.status.unavailable_replicas == 2
+    assert steps.again is None
+
+
+async def test_a_replica_set_that_cannot_be_made_is_told_in_the_conditions() -> None:
+    world = World()
+
+    def refuse(call: Call) -> None:
+        if (call.verb, call.plural) == ("create", "replicasets"):
+            raise errors.forbidden_request("apps", "replicasets", "web-1", f"no. {len(world.client.calls)}")
+
+    world.client.on_call = refuse
+    async with world.running(DeploymentController, ReplicaSetController):
+        world.client.put(deployment(replicas=1))
+        await world.settle(60)
+        found = await world.client.get(DEPLOYMENTS, "web", "default")
+        progressing = progress(found)
+        assert (progressing.status, progressing.reason) == ("False", "ReplicaSetCreateError")
+        assert (progressing.message or "").startswith('Failed to create new replica set "web-')
+        assert world.client.count("update", "deployments", "status") == 1
+        world.client.on_call = None
+        world.controllers[0].queue.add(("default", "web"))  # rather than wait out the back-off
+        await world.converge()
+        found = await world.client.get(DEPLOYMENTS, "web", "default")
+        assert progress(found).reason == "NewReplicaSetAvailable"
 
 
 async def test_a_hash_collision_is_counted() -> None:
