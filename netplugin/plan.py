@@ -51,7 +51,6 @@ class SeenPort:
     master: int
     up: bool
     hairpin: bool
-    mtu: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +112,8 @@ def plan(bridge: BridgeSpec, ports: Mapping[str, PortSpec], seen: Seen, *, delet
     """From the wanted bridge and ports, and what is there, to actions; nothing where all is well.
 
     A wanted port whose veth is not there gets no action: only attaching its sandbox, which needs a process in the
-    namespace, can make it again.
+    namespace, can make it again. A port keeps the MTU that it was made with, as the pod's end does: one with a smaller
+    MTU than its pod's would drop large packets without a word, where the bridge tells the pod of its own.
     """
     actions = _plan_bridge(bridge, seen.bridge)
     master = seen.bridge.index if seen.bridge is not None else 0
@@ -121,7 +121,7 @@ def plan(bridge: BridgeSpec, ports: Mapping[str, PortSpec], seen: Seen, *, delet
         if name not in ports:
             if delete_others:
                 actions.append(DeletePort(name))
-        elif master == 0 or port.master != master or not port.up or not port.hairpin or port.mtu != bridge.mtu:
+        elif master == 0 or port.master != master or not port.up or not port.hairpin:
             actions.append(Connect(name, bridge))
     return actions
 

@@ -46,7 +46,7 @@ def observe(bridge: str) -> Seen:
             if link.name == bridge:
                 seen_bridge = SeenBridge(link.index, link.mac, link.mtu, link.up, dump.addresses(link.index))
             elif names.is_veth(link.name):
-                ports[link.name] = SeenPort(link.index, link.master, link.up, link.hairpin, link.mtu)
+                ports[link.name] = SeenPort(link.index, link.master, link.up, link.hairpin)
     return Seen(seen_bridge, ports)
 
 
@@ -190,7 +190,7 @@ def _inside_is_well(found: Any, port: PortSpec, bridge: BridgeSpec, where: str) 
 
 
 def _join_bridge(netlink: Any, name: str, bridge: BridgeSpec) -> None:
-    netlink.link("set", index=_index(name), master=_index(bridge.name), mtu=bridge.mtu, state="up")
+    netlink.link("set", index=_index(name), master=_index(bridge.name), state="up")
     _set_hairpin(netlink, name)
 
 

@@ -46,7 +46,7 @@ from netplugin.rules import HOSTPORTS, Firewall, chains, restore_input
 BRIDGE = BridgeSpec("sampan0", IPv4Interface("10.42.7.1/24"), 1450)
 THERE = SeenBridge(5, "0a:58:0a:2a:07:01", 1450, True, frozenset({BRIDGE.address}))
 PORT = PortSpec("smp000000000001", IPv4Address("10.42.7.2"))
-GOOD = SeenPort(9, 5, True, True, 1450)
+GOOD = SeenPort(9, 5, True, True)
 
 
 @pytest.mark.parametrize(("seen", "expected"), [
@@ -55,8 +55,7 @@ GOOD = SeenPort(9, 5, True, True, 1450)
     (Seen(None, {}), [CreateBridge(BRIDGE)]),
     (Seen(None, {PORT.name: GOOD}), [CreateBridge(BRIDGE), Connect(PORT.name, BRIDGE)]),
     (Seen(replace(THERE, up=False), {}), [SetBridge(BRIDGE)]),
-    (Seen(replace(THERE, mtu=1500), {PORT.name: replace(GOOD, mtu=1500)}),
-     [SetBridge(BRIDGE), Connect(PORT.name, BRIDGE)]),
+    (Seen(replace(THERE, mtu=1500), {PORT.name: GOOD}), [SetBridge(BRIDGE)]),
     (Seen(replace(THERE, addresses=frozenset({IPv4Interface("10.42.1.1/24")})), {}),
      [DropAddress(BRIDGE, IPv4Interface("10.42.1.1/24")), AddAddress(BRIDGE)]),
     (Seen(THERE, {PORT.name: replace(GOOD, master=0)}), [Connect(PORT.name, BRIDGE)]),
