@@ -101,6 +101,8 @@ class Settings:
             text, source = option.default, "default"
         if isinstance(text, list):
             text = ",".join(str(item) for item in text)
+        if isinstance(text, bool):  # so YAML reads on and off
+            text = "on" if text else "off"
         try:
             return option.read(str(text))
         except ValueError as error:

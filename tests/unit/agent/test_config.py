@@ -26,6 +26,15 @@ def test_a_flag_counts_before_the_environment_and_that_before_the_file(tmp_path:
     assert (config.node_name, config.max_pods, config.node_server) == ("from-flag", 7, ("a:1", "b:6444"))
 
 
+def test_a_switch_is_written_in_the_file_as_in_a_flag(tmp_path: Path) -> None:
+    file = tmp_path / "agent.yaml"
+    file.write_text("accept-forwarded: off\nvxlan-checksum-offload: on\n")
+    config = load([*SERVER, "--config", str(file), "--node-name", "n1"], {})
+    assert (config.accept_forwarded, config.vxlan_checksum_offload) == (False, True)
+    file.write_text("accept-forwarded: 'off'\nvxlan-checksum-offload: 'on'\n")
+    assert load([*SERVER, "--config", str(file), "--node-name", "n1"], {}) == config
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--node-name", "Big"], "node-name: must be a DNS name"),
     (["--node-ip", "x"], "node-ip: must be an IPv4 address"),
