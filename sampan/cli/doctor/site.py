@@ -84,7 +84,7 @@ def site(master: Settings | None, agent: Settings | None, paths: Paths = STANDAR
     theirs, own = master or {}, agent or {}
     service_cidr = ipaddress.ip_network(str(theirs.get("service-cidr") or SERVICE_CIDR))
     server = _place(str(own.get("server") or ""), API_PORT)
-    named = [_place(part, LINE_PORT) for part in str(own.get("node-server") or "").split(",")]
+    named = [_place(part, LINE_PORT) for part in _list(own.get("node-server"))]
     lines = [line for line in named if line] or ([(server[0], LINE_PORT)] if server else [])
     ports = [*(_master_ports(theirs) if master is not None else ()),
              *(_node_ports(own, theirs) if agent is not None or master is None else ())]
@@ -121,6 +121,11 @@ def _node_ports(agent: Settings, master: Settings) -> list[Port]:
 
 def _port(number: Any, protocol: str = "tcp") -> Port:
     return Port(int(number), int(number), protocol)
+
+
+def _list(value: Any) -> list[str]:
+    """A setting of several parts: a list in the file, or with commas between them."""
+    return [str(part) for part in value] if isinstance(value, list) else str(value or "").split(",")
 
 
 def _place(text: str, port: int) -> Place | None:

@@ -32,6 +32,7 @@ def test_a_node_and_a_master_have_their_ports() -> None:
     ({"server": "10.0.0.1"}, "server", ("10.0.0.1", 6443)),
     ({"server": "https://10.0.0.1:8443"}, "lines", (("10.0.0.1", 6444),)),
     ({"node-server": "a:1, b"}, "lines", (("a", 1), ("b", 6444))),
+    ({"node-server": ["a:1", "b"]}, "lines", (("a", 1), ("b", 6444))),
     ({"accept-forwarded": False}, "accepts_forwarded", False),
     ({"accept-forwarded": "off"}, "accepts_forwarded", False),
     ({"cni-conf-dir": "/etc/cni/net.d"}, "own_network", False),
