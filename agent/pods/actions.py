@@ -303,8 +303,12 @@ class Actions:
         if step.id not in memory.told:
             memory.told.add(step.id)
             self.tell("Normal", "Killing", step.message, step.name)
-        memory.killing[step.id] = clock.now() + timedelta(seconds=step.grace)
+        ends = memory.killing[step.id] = clock.now() + timedelta(seconds=step.grace)
         memory.starting.discard(step.id)
+        if step.cause == "stopping":
+            memory.stop_by = ends
+        elif step.cause in ("liveness", "startup", "definition"):
+            memory.replaced.add(step.id)
         container = next((entry for entry in (*self._pod.spec.containers, *self._pod.spec.init_containers)
                           if entry.name == step.name), None)
         hook = container.lifecycle.pre_stop if container and container.lifecycle else None

@@ -1,7 +1,7 @@
 """What a worker remembers between steps: the cache of its containers, and what only this process can know.
 
 Nothing here has to survive: after a restart the containers are read from the engine, the network connected again (which
-changes nothing), volumes and cgroup found on disk.
+changes nothing), volumes and cgroup found on disk, messages in the status that was reported.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from agent.pods import labels
 from agent.pods.backoff import fail
 from agent.pods.model import Attempt, Connection, Failure, Health, Observed, sorted_attempts
 from agent.volumes.protocol import PreparedVolume
+from sampan.api.types import core_v1
 
 _WATCHED = ("start", "die", "oom", "destroy", "pause", "unpause")
 
@@ -40,11 +41,20 @@ class Memory:
         self.killing: dict[str, datetime] = {}
         self.failures: dict[str, Failure] = {}
         self.messages: dict[str, str] = {}
+        self.replaced: set[str] = set()
+        self.stop_by: datetime | None = None
         self.image_ids: dict[str, str] = {}
         self.final_reported = False
         self.stale = False
         self.suspect: dict[str, datetime] = {}
         self.told: set[str] = set()
+
+    def recall(self, status: core_v1.PodStatus) -> None:
+        """Take termination messages from what was reported: their files go with the volumes of a pod that is over."""
+        for known in (*status.container_statuses, *status.init_container_statuses):
+            for state in (known.state, known.last_state):
+                if state and (ended := state.terminated) and ended.container_id and ended.message:
+                    self.messages[ended.container_id.removeprefix("docker://")] = ended.message
 
     def see(self, container: Container, as_of: datetime) -> None:
         """Remember a container as the engine told it; `as_of` is when it was asked."""
@@ -73,7 +83,7 @@ class Memory:
         self._sorted = None
         for table in (self.connections, self.health, self.killing, self.messages, self.suspect):
             table.pop(container_id, None)
-        for names in (self.detached, self.starting, self.hook_failed, self.told):
+        for names in (self.detached, self.starting, self.hook_failed, self.replaced, self.told):
             names.discard(container_id)
 
     def detach(self, sandbox_id: str) -> None:
@@ -135,4 +145,4 @@ class Memory:
             images=frozenset(self.images), health=dict(self.health), starting=frozenset(self.starting),
             hook_failed=frozenset(self.hook_failed), busy=frozenset(busy), killing=dict(self.killing),
             failures=dict(self.failures), messages=dict(self.messages), image_ids=dict(self.image_ids),
-            final_reported=self.final_reported)
+            replaced=frozenset(self.replaced), stop_by=self.stop_by, final_reported=self.final_reported)

@@ -130,7 +130,8 @@ class Observed:
     `busy` holds the keys of steps under way; `failures` those of steps that failed; `killing` maps container ids to
     when they get SIGKILL at the latest; `images` holds the names of containers whose image is ready for their next
     start; `starting` the ids of containers whose postStart hook has not ended, `hook_failed` of those where it
-    went wrong; `lost` are sandboxes that somebody removed before their network was released.
+    went wrong; `lost` are sandboxes that somebody removed before their network was released; `replaced` holds the ids
+    of containers that were ended to make room for another; by `stop_by` the pod's last containers are to have ended.
     """
 
     sandboxes: tuple[Attempt, ...] = ()
@@ -151,6 +152,8 @@ class Observed:
     failures: Mapping[str, Failure] = field(default_factory=dict)
     messages: Mapping[str, str] = field(default_factory=dict)
     image_ids: Mapping[str, str] = field(default_factory=dict)
+    replaced: frozenset[str] = frozenset()
+    stop_by: datetime | None = None
     final_reported: bool = False
 
     @property

@@ -44,7 +44,7 @@ def completed(desired: Desired, observed: Observed) -> bool:
         return True
     for container in desired.pod.spec.containers:
         attempts = observed.attempts(container.name)
-        if not attempts or attempts[0].state != "exited" or _restarts(desired, attempts[0]):
+        if not attempts or attempts[0].state != "exited" or restarts(desired, observed, attempts[0]):
             return False
     return True
 
@@ -95,11 +95,11 @@ def _latest_in(observed: Observed, name: str, sandbox: Attempt) -> Attempt | Non
     return next((attempt for attempt in observed.attempts(name) if attempt.sandbox_id == sandbox.id), None)
 
 
-def _restarts(desired: Desired, ended: Attempt) -> bool:
-    """Whether the restart policy wants another container after this one."""
+def restarts(desired: Desired, observed: Observed, ended: Attempt) -> bool:
+    """Whether the restart policy wants another container after this one. Ended by a probe, it has failed anyway."""
     if desired.restart_policy == "Always":
         return True
-    return desired.restart_policy == "OnFailure" and ended.container.exit_code != 0
+    return desired.restart_policy == "OnFailure" and (ended.container.exit_code != 0 or ended.id in observed.replaced)
 
 
 def sandbox_usable(observed: Observed) -> bool:
@@ -186,7 +186,7 @@ class _Plan:
         """Whether a new sandbox would have anything to carry."""
         for container in self.pod.spec.containers:
             attempts = self.observed.attempts(container.name)
-            if not attempts or attempts[0].state == "created" or _restarts(self.desired, attempts[0]):
+            if not attempts or attempts[0].state == "created" or restarts(self.desired, self.observed, attempts[0]):
                 return True
         return False
 
@@ -249,7 +249,7 @@ class _Plan:
     def _runs_again(self, container: core_v1.Container, ended: Attempt) -> bool:
         """Whether a container that has ended is followed by another; in a new sandbox init begins anew."""
         if container not in self.pod.spec.init_containers:
-            return _restarts(self.desired, ended)
+            return restarts(self.desired, self.observed, ended)
         if self.observed.sandbox and ended.sandbox_id != self.observed.sandbox.id:
             return True
         return self.desired.restart_policy != "Never" and ended.container.exit_code != 0
@@ -373,13 +373,17 @@ class _Plan:
         return step if sooner and cause == "stopping" else None
 
     def _grace(self, attempt: Attempt, cause: steps.KillCause) -> float:
-        """A probe may bring its own grace period."""
-        if cause in ("liveness", "startup"):
-            for container in (*self.pod.spec.containers, *self.pod.spec.init_containers):
-                probe = container.liveness_probe if cause == "liveness" else container.startup_probe
-                if container.name == attempt.name and probe and probe.termination_grace_period_seconds is not None:
-                    return max(MINIMUM_GRACE, float(probe.termination_grace_period_seconds))
-        return grace_period(self.desired)
+        """A probe may bring its own grace period; a sidecar has what the others have left of the pod's."""
+        grace = grace_period(self.desired)
+        for container in (*self.pod.spec.containers, *self.pod.spec.init_containers):
+            if container.name != attempt.name:
+                continue
+            probe = {"liveness": container.liveness_probe, "startup": container.startup_probe}.get(cause)
+            if probe and probe.termination_grace_period_seconds is not None:
+                grace = float(probe.termination_grace_period_seconds)
+            elif cause == "stopping" and is_sidecar(container) and self.observed.stop_by:
+                grace = min(grace, (self.observed.stop_by - self.now).total_seconds())
+        return max(MINIMUM_GRACE, grace)
 
     def _offer(self, step: steps.Action) -> steps.Action | None:
         """The step, unless its key is busy or it waits out a failure."""

@@ -13,7 +13,7 @@ from agent.pods.backoff import duration, restart_at
 from agent.pods.environment import NodeFacts
 from agent.pods.labels import container_hash
 from agent.pods.model import Attempt, Desired, Failure, Health, Observed, is_sidecar, pod_text
-from agent.pods.plan import initialized, sandbox_ready, stopping
+from agent.pods.plan import initialized, restarts, sandbox_ready, stopping
 from agent.pods.resources import qos_class
 from sampan.api.times import Time
 from sampan.api.types import core_v1
@@ -79,17 +79,9 @@ def pod_phase(spec: core_v1.PodSpec, init: Sequence[core_v1.ContainerStatus],
     succeeded = sum(_exit_code(status) == 0 for status in apps)
     stopped = sum(_exit_code(status) is not None for status in apps)
     waiting = len(apps) - running - stopped
-    if ended and not running:
-        if apps and stopped == succeeded == len(apps):
-            return "Succeeded"
-        return "Failed" if stopped or any(_exit_code(status) is not None for status in plain) else "Pending"
-    if waiting or not apps:
-        return "Pending"
-    if running or policy == "Always":
-        return "Running"
-    if stopped == succeeded:
-        return "Succeeded"
-    return "Failed" if policy == "Never" else "Running"
+    if ended and not running:  # also what was deleted before it began has failed
+        return "Succeeded" if apps and stopped == succeeded == len(apps) else "Failed"
+    return "Pending" if waiting or not apps else "Running"
 
 
 def _kind(status: core_v1.ContainerStatus) -> str:
@@ -181,7 +173,7 @@ def _comes_again(at: Situation, container: core_v1.Container, latest: Attempt, *
     policy = at.desired.restart_policy
     if init and not is_sidecar(container):
         return policy != "Never" and latest.container.exit_code != 0
-    return is_sidecar(container) or policy == "Always" or (policy == "OnFailure" and latest.container.exit_code != 0)
+    return is_sidecar(container) or restarts(at.desired, at.observed, latest)
 
 
 def _failure(at: Situation, name: str) -> Failure | None:

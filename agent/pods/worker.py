@@ -62,6 +62,7 @@ class PodWorker:
         self._memory = Memory()
         self._memory.volumes_exist = has_volumes
         self._memory.cgroup_exists = has_cgroup
+        self._memory.recall(pod.status)
         self._memory.see_all(containers, as_of or rooms.clock.now())
         self._memory.stale = stale
         self._observer = Observer(rooms, self._memory, pod.metadata.uid)
@@ -241,6 +242,7 @@ class PodWorker:
                             initial=initial, maximum=maximum)
         if isinstance(step, steps.KillContainer):
             self._memory.killing.pop(step.id, None)
+            self._memory.stop_by = None
         if isinstance(step, ENDING):
             self._actions.tell("Warning", "FailedKillPod", f"error killing pod: {error}")
 

@@ -135,6 +135,29 @@ async def test_liveness(world: World) -> None:
         assert world.status(pod).container_statuses[0].restart_count == 1
 
 
+async def test_a_container_that_its_probe_ends_is_restarted_whatever_its_exit_code(
+        world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many programs answer SIGTERM with 0; the pod has not succeeded by that."""
+    async def stop(container_id: str, _grace: float) -> None:
+        world.prober.results.clear()
+        world.engine.exit(container_id, 0)
+
+    monkeypatch.setattr(world.engine, "stop", stop)
+    async with world.agent():
+        pod = world.create(make_pod(restartPolicy="OnFailure", containers=[
+            {"name": "app", "image": "app:1", "command": ["pause"],
+             "livenessProbe": {"exec": {"command": ["true"]}, "periodSeconds": 5, "failureThreshold": 1}}]))
+        await world.settle()
+        for restarts in (1, 2):
+            world.prober.results["app"] = ProbeResult("failure", "no")
+            await world.advance(25)
+            assert world.status(pod).container_statuses[0].restart_count == restarts
+        assert {status.phase for status in world.reports.history} == {"Pending", "Running"}
+        world.engine.exit((await world.running("app")).id, 0)
+        await world.settle()
+        assert world.status(pod).phase == "Succeeded"
+
+
 async def test_a_startup_probe_holds_back_the_others(world: World) -> None:
     world.prober.results["app"] = ProbeResult("failure", "not yet")
     async with world.agent():
