@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+import socket
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -93,7 +94,7 @@ def _add_controllers(result: Components, config: Config, client: Client, informe
     result.measures.append(queues.collect)
     options = ControllerOptions(dns=dns, cluster_cidr=config.pod_cidr, node_prefix=config.node_cidr_mask_size,
                                 ca_bundle=pki.path("ca.crt").read_text() if pki else "",
-                                signer=pki.authority() if pki else None,
+                                signer=pki.authority() if pki else None, reserved_names=config.own_names(),
                                 token_maker=SigningKey.ensure(config.pki_dir) if pki else None, queues=queues.watch)
     result.runs["controllers"] = ControllerManager(client, clock, options, informers=informers).run
 
@@ -109,7 +110,7 @@ def _add_nodes(result: Components, config: Config, client: Client, informers: In
     metrics = NodeMetrics()
     result.measures.append(metrics.collect)
     service: NodeService = NodeService(client, informers, tls, f"{config.bind_address}:{config.node_port_grpc}",
-                                       NodeSigner(pki), metrics, authority)
+                                       NodeSigner(pki, config.own_names()), metrics, authority)
     result.runs["nodes"] = service.run
     result.connect.update(PodStreams(service).handlers)
 
@@ -117,8 +118,10 @@ def _add_nodes(result: Components, config: Config, client: Client, informers: In
 class NodeSigner:
     """Signs for a node that shows its certificate: the next one, and that of its own port."""
 
-    def __init__(self, pki: ClusterPki) -> None:
+    def __init__(self, pki: ClusterPki, reserved: Collection[str] = ()) -> None:
+        """`reserved` are the API server's names and addresses: only a node on the same host has some of them, too."""
         self._pki = pki
+        self._reserved = reserved
 
     async def sign_node(self, request: bytes, node: str) -> bytes:
         """The certificate for the node's new key; ApiError 403 where the request names somebody else."""
@@ -133,9 +136,11 @@ class NodeSigner:
         except ca.CertificateError as error:
             raise bad_request(str(error)) from error
 
-    async def sign_serving(self, request: bytes, node: core_v1.Node) -> bytes:
+    async def sign_serving(self, request: bytes, node: core_v1.Node, peer: str) -> bytes:
         """The certificate of the node's port, by the rules of the signer kubernetes.io/kubelet-serving; ApiError 403
         where the request names somebody else.
+
+        A node says by itself what its addresses are. `peer`, the one that it asks from, it cannot choose.
         """
         from master.controllers import csr_plan  # noqa: PLC0415 - rarely called
         from sampan.api.errors import bad_request, forbidden_request  # noqa: PLC0415
@@ -147,6 +152,9 @@ class NodeSigner:
             strange = csr_plan.strange_names(wish, node)
             if not why and strange:
                 why = f"node {name} has no name or address {', '.join(strange)}"
+            taken = csr_plan.reserved_names(wish, self._reserved)
+            if not why and taken and not is_own_address(peer):
+                why = f"node {name} is not on the API server's host, whose name or address {', '.join(taken)} is"
             if not why and wish.identity.user != csr_plan.NODE_PREFIX + name:
                 why = f"node {name} may only ask for its own certificate"
             if why:
@@ -154,3 +162,13 @@ class NodeSigner:
             return self._pki.authority().sign(request, _SERVING_USAGES, NODE_CERTIFICATE_LIFETIME)
         except ca.CertificateError as error:
             raise bad_request(str(error)) from error
+
+
+def is_own_address(address: str) -> bool:
+    """Whether an IP address is one of this host's: only to those can a socket be bound."""
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+    return address != ""

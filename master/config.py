@@ -59,9 +59,12 @@ class Config:
     def server_names(self) -> list[str]:
         """Everything that clients may call the API server: what its certificate is for."""
         host = socket.gethostname().lower()
-        return list(dict.fromkeys([
-            host, "localhost", "127.0.0.1", "::1", self.advertise_address, self.service_ip, "kubernetes",
-            "kubernetes.default", "kubernetes.default.svc", f"kubernetes.default.svc.{self.cluster_domain}"]))
+        return list(dict.fromkeys([host, "localhost", "127.0.0.1", "::1", *self.own_names()]))
+
+    def own_names(self) -> list[str]:
+        """What on the network nobody is called but this master."""
+        return [self.advertise_address, self.service_ip, "kubernetes", "kubernetes.default", "kubernetes.default.svc",
+                f"kubernetes.default.svc.{self.cluster_domain}"]
 
 
 def _port(text: str) -> int:

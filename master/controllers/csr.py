@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import Protocol
 
@@ -36,9 +36,12 @@ class Signer(Protocol):
 class CsrController(Controller[str]):
     """Approves nodes' certificates, signs what is approved, and deletes old requests."""
 
-    def __init__(self, deps: Deps, signer: Signer, *, longest: timedelta = LONGEST) -> None:
+    def __init__(self, deps: Deps, signer: Signer, *, longest: timedelta = LONGEST,
+                 reserved: Collection[str] = ()) -> None:
+        """`reserved` are names and addresses that no node gets a server's certificate for unasked."""
         super().__init__("csr", deps)
         self._signer = signer
+        self._reserved = reserved
         self._longest = longest
         self._requests = deps.informers.get(CSRS)
         self._nodes = deps.informers.get(NODES)
@@ -72,7 +75,7 @@ class CsrController(Controller[str]):
         try:
             wish = plans.read(csr.spec.request)
             node = self._nodes.get(wish.identity.user.removeprefix(plans.NODE_PREFIX))
-            denial, message = plans.denial(csr, node), plans.approval(csr, wish, node)
+            denial, message = plans.denial(csr, node), plans.approval(csr, wish, node, self._reserved)
         except CertificateError as error:
             log.info("certificate request %s: %s", csr.metadata.name, error)
             return

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ipaddress
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -66,18 +67,21 @@ def is_to_sign(csr: CertificateSigningRequest) -> bool:
             and csr.spec.signer_name in SIGNERS)
 
 
-def approval(csr: CertificateSigningRequest, wish: Wish, node: core_v1.Node | None = None) -> str:
+def approval(csr: CertificateSigningRequest, wish: Wish, node: core_v1.Node | None = None,
+             reserved: Collection[str] = ()) -> str:
     """The message with which the request is approved, "" where a person has to decide.
 
     `node` is the one that the request is about, where it is there: upstream leaves serving certificates to an
-    administrator, because it does not know which names are a node's; here the Node tells.
+    administrator, because it does not know which names are a node's; here the Node tells. A node says by itself what
+    its addresses are, so that those of the API server are `reserved`.
     """
     signer = csr.spec.signer_name
     if signer not in (NODE_CLIENT, NODE_SERVING) or complaint(signer, csr.spec.usages, wish):
         return ""
     asker = csr.spec.username or ""
     if signer == NODE_SERVING:
-        own = asker == wish.identity.user and node is not None and not strange_names(wish, node)
+        own = (asker == wish.identity.user and node is not None and not strange_names(wish, node)
+               and not reserved_names(wish, reserved))
         return "Auto approving self kubelet serving certificate for the node's own names and addresses." if own else ""
     if asker == wish.identity.user:
         return "Auto approving self kubelet client certificate after SubjectAccessReview."
@@ -102,6 +106,20 @@ def strange_names(wish: Wish, node: core_v1.Node) -> list[str]:
     """What a serving certificate is asked for that is no name and no address of the node."""
     own = {node.metadata.name, *(item.address for item in node.status.addresses)}
     return sorted(set(wish.names) - own)
+
+
+def reserved_names(wish: Wish, reserved: Collection[str]) -> list[str]:
+    """The names that are in `reserved`, however they are written, and wildcards, which may stand for one of them."""
+    taken = {_canonical(name) for name in reserved}
+    return sorted(name for name in wish.names if "*" in name or _canonical(name) in taken)
+
+
+def _canonical(name: str) -> str:
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        return name.lower().rstrip(".")
+    return str(address.ipv4_mapped or address) if isinstance(address, ipaddress.IPv6Address) else str(address)
 
 
 def complaint(signer: str, usages: Sequence[str], wish: Wish) -> str:

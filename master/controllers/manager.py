@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -50,6 +50,8 @@ class ControllerOptions:
     signer: Signer | None = None
     """Signs nodes' and users' certificates; without one nobody does."""
     certificate_lifetime: timedelta = LONGEST
+    reserved_names: Collection[str] = ()
+    """What no node gets a server's certificate for: the API server's names and addresses."""
     token_maker: TokenMaker | None = None
     """Signs the tokens in Secrets of ServiceAccounts; without one they stay empty."""
     node_grace: float = GRACE
@@ -116,7 +118,8 @@ class ControllerManager:
         if options.token_maker is not None:
             yield AccountTokenController(deps, options.token_maker, options.ca_bundle)
         if options.signer is not None:
-            yield CsrController(deps, options.signer, longest=options.certificate_lifetime)
+            yield CsrController(deps, options.signer, longest=options.certificate_lifetime,
+                                reserved=options.reserved_names)
         yield GarbageCollector(deps)  # last: it takes along the informers that the others have
 
     @property

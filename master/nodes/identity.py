@@ -49,8 +49,11 @@ class Signer(Protocol):
     async def sign_node(self, request: bytes, node: str) -> bytes:
         """The certificate (PEM) of system:node:<node> for a PKCS #10 request (PEM); ApiError where it is bad."""
 
-    async def sign_serving(self, request: bytes, node: core_v1.Node) -> bytes:
-        """The certificate of the node's own port; ApiError where it is asked for other names than the node's."""
+    async def sign_serving(self, request: bytes, node: core_v1.Node, peer: str) -> bytes:
+        """The certificate of the node's own port; ApiError where it is asked for other names than the node's.
+
+        `peer` is the IP address that the node asks from.
+        """
 
 
 def read_certificate(pem: bytes) -> NodeIdentity:

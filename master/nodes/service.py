@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
+from urllib.parse import unquote
 
 import grpc
 import grpc.aio
@@ -184,7 +185,8 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
             raise Refused(403, f'node "{who.node}" is not registered')
         if request.serving:
             node = await self._client.get(NODES, who.node)  # not from the cache: its addresses may be new
-            return node_pb2.RenewReply(certificate=await self._signer.sign_serving(request.request, node))
+            certificate = await self._signer.sign_serving(request.request, node, peer_address(context.peer()))
+            return node_pb2.RenewReply(certificate=certificate)
         certificate = await self._signer.sign_node(request.request, who.node)
         await self._identities.record(read_certificate(certificate), exists=True)
         log.info('node "%s" has a new certificate', who.node)
@@ -202,6 +204,11 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
                 return None
             raise
         return found
+
+
+def peer_address(peer: str) -> str:
+    """The IP address in what gRPC calls a peer: ``ipv4:192.0.2.1:4711``, ``ipv6:%5B2001:db8::1%5D:4711``."""
+    return unquote(peer).partition(":")[2].rpartition(":")[0].strip("[]")
 
 
 def _identify(context: Any) -> NodeIdentity:

@@ -35,7 +35,8 @@ class Signer:
         assert ca.request_identity(request).user == f"system:node:{node}"
         return self.authority.sign(request, ("client auth",), ca.YEAR)
 
-    async def sign_serving(self, request: bytes, node: core_v1.Node) -> bytes:
+    async def sign_serving(self, request: bytes, node: core_v1.Node, peer: str) -> bytes:
+        assert peer == "127.0.0.1"
         assert ca.request_identity(request).user == f"system:node:{node.metadata.name}"
         return self.authority.sign(request, ("server auth",), ca.YEAR)
 
