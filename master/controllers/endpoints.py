@@ -94,9 +94,9 @@ class EndpointsController(Controller[Key]):
                 self._add_services_of(pod)
 
     def _slice_changed(self, old: EndpointSlice | None, new: EndpointSlice | None) -> None:
-        item = either(old, new)
-        for name in _service_of(item):
-            self.queue.add((item.metadata.namespace, name.partition("/")[2]))
+        for item in filter(None, (old, new)):  # somebody may have taken its label away
+            for name in _service_of(item):
+                self.queue.add((item.metadata.namespace, name.partition("/")[2]))
 
     def _endpoints_changed(self, old: Endpoints | None, new: Endpoints | None) -> None:
         if old is not None:  # new ones are ours, or of somebody who will make the Service next

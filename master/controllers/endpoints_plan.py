@@ -150,14 +150,16 @@ def plan_slices(service: Service, pods: Iterable[Pod], slices: Sequence[Endpoint
             wanted[family, ()] = []
     present: dict[tuple[str, Ports], list[EndpointSlice]] = defaultdict(list)
     for item in slices:
-        present[item.address_type, _ports_in(item)].append(item)
+        if any(owner.uid == service.metadata.uid for owner in item.metadata.owner_references):
+            present[item.address_type, _ports_in(item)].append(item)
+        else:  # of an earlier Service of that name: the garbage collector takes it away, whatever it shows
+            plan.delete.append(item)
     for key in present.keys() - wanted.keys():
         plan.delete += present[key]
     for (family, ports), endpoints in wanted.items():
         _fill(service, family, ports, endpoints, present[family, ports], plan)
-    if trigger_time:
-        plan.create = [_stamped(item, trigger_time) for item in plan.create]
-        plan.update = [_stamped(item, trigger_time) for item in plan.update]
+    plan.create = [_stamped(item, trigger_time) for item in plan.create]
+    plan.update = [_stamped(item, trigger_time) for item in plan.update]
     return plan
 
 
@@ -205,7 +207,9 @@ def slice_meta(service: Service) -> ObjectMeta:
 
 
 def _stamped(item: EndpointSlice, trigger_time: str) -> EndpointSlice:
-    annotations = item.metadata.annotations | {TRIGGER_TIME: trigger_time}
+    """With the time of this change, and without that of an earlier one."""
+    annotations = {name: value for name, value in item.metadata.annotations.items() if name != TRIGGER_TIME}
+    annotations |= {TRIGGER_TIME: trigger_time} if trigger_time else {}
     return replace(item, metadata=replace(item.metadata, annotations=annotations))
 
 
@@ -219,14 +223,18 @@ def _ports_in(item: EndpointSlice) -> Ports:
 
 def endpoints_object(service: Service, pods: Iterable[Pod], trigger_time: str = "",
                      present: Endpoints | None = None) -> Endpoints:
-    """The older form of the same: one Endpoints object, without the pods that are terminating."""
+    """The older form of the same: one Endpoints object, without the pods that are terminating.
+
+    A Service that publishes what is not ready keeps those, too, until they have ended.
+    """
     groups: dict[Ports, tuple[list[core_v1.EndpointAddress], list[core_v1.EndpointAddress]]] = {}
     family = families(service)[0]
     publish = bool(service.spec.publish_not_ready_addresses)
     found: list[tuple[bool, Pod, core_v1.EndpointAddress, Ports]] = []
     for pod in pods:
         address = next((item for item in pod_addresses(pod) if family_of(item) == family), None)
-        if not is_behind(pod) or address is None or pod.metadata.deletion_timestamp is not None:
+        terminating = pod.metadata.deletion_timestamp is not None
+        if not is_behind(pod) or address is None or (terminating and not publish):
             continue
         ports = ports_of(service, pod)
         if service.spec.ports and not ports:
@@ -244,7 +252,7 @@ def endpoints_object(service: Service, pods: Iterable[Pod], trigger_time: str = 
         for name, port, protocol, app in ports]) for ports, (ready, unready) in sorted(groups.items(), key=str)]
     labels = service.metadata.labels | ({HEADLESS: ""} if is_headless(service) else {})
     annotations = {name: value for name, value in (present.metadata.annotations if present else {}).items()
-                   if name != OVER_CAPACITY}
+                   if name not in (OVER_CAPACITY, TRIGGER_TIME)}
     annotations |= {TRIGGER_TIME: trigger_time} if trigger_time else {}
     annotations |= {OVER_CAPACITY: "truncated"} if len(found) > ENDPOINTS_SIZE else {}
     meta = present.metadata if present else ObjectMeta(name=service.metadata.name,

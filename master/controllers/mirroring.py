@@ -29,9 +29,9 @@ class MirroringController(Controller[Key]):
         self._slices.add_handler(self._slice_changed)
 
     def _slice_changed(self, old: EndpointSlice | None, new: EndpointSlice | None) -> None:
-        item = either(old, new)
-        for name in _mirror_of(item):
-            self.queue.add((item.metadata.namespace, name.partition("/")[2]))
+        for item in filter(None, (old, new)):  # somebody may have taken its label away
+            for name in _mirror_of(item):
+                self.queue.add((item.metadata.namespace, name.partition("/")[2]))
 
     async def reconcile(self, key: Key) -> None:
         """Make the slices say what the Endpoints say, or take them away."""

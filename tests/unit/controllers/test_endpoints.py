@@ -112,6 +112,37 @@ def test_labels_and_ownership() -> None:
     assert (owner.kind, owner.uid, owner.controller, owner.block_owner_deletion) == ("Service", "s-1", True, True)
 
 
+def test_slices_of_an_earlier_service_of_that_name_are_not_used() -> None:
+    """They go with their owner, and what they show would go with them."""
+    before, now = service(), service()
+    now = replace(now, metadata=replace(now.metadata, uid="s-2"))
+    pods = [backend("a", "10.1.0.1")]
+    slices = apply([], plans.plan_slices(before, pods, []), iter(range(9)))
+    plan = plans.plan_slices(now, pods, slices)
+    assert plan.delete == slices
+    assert [item.metadata.owner_references[0].uid for item in plan.create] == ["s-2"]
+    assert not plan.update
+
+
+def test_the_time_of_an_earlier_change_does_not_stay() -> None:
+    before, now = service(), service()
+    now = replace(now, metadata=replace(now.metadata, labels={"team": "b"}))
+    pods = [backend("a", "10.1.0.1")]
+    slices = apply([], plans.plan_slices(before, pods, [], trigger_time="then"), iter(range(9)))
+    assert [item.metadata.annotations for item in slices] == [{plans.TRIGGER_TIME: "then"}]
+    assert [item.metadata.annotations for item in plans.plan_slices(now, pods, slices).update] == [{}]
+    older = plans.endpoints_object(before, pods, "then")
+    assert older.metadata.annotations == {plans.TRIGGER_TIME: "then"}
+    assert plans.endpoints_object(now, pods, "", older).metadata.annotations == {}
+
+
+def test_what_is_published_whatever_its_state_stays_until_it_has_ended() -> None:
+    going = [backend("a", "10.1.0.1", deletion_timestamp=NOW)]
+    assert plans.endpoints_object(service(), going).subsets == []
+    subsets = plans.endpoints_object(service(publish_not_ready_addresses=True), going).subsets
+    assert [entry.ip for subset in subsets for entry in subset.addresses] == ["10.1.0.1"]
+
+
 def test_both_families() -> None:
     one = backend("a", "10.1.0.1")
     both = replace(one, status=replace(one.status, pod_ips=[PodIP(ip="10.1.0.1"), PodIP(ip="fd00::1")]))
@@ -190,6 +221,18 @@ async def test_the_story_of_a_service() -> None:
         await world.settle()
         with pytest.raises(errors.ApiError):
             await world.client.get(ENDPOINTS, "web", "default")
+
+
+async def test_a_slice_that_lost_its_label_is_replaced() -> None:
+    world = World()
+    async with world.running(EndpointsController):
+        world.client.put(service())
+        await world.settle()
+        [item] = (await world.client.list(ENDPOINTSLICES)).items
+        await world.client.patch(ENDPOINTSLICES, item.metadata.name, Patch("merge", {"metadata": {"labels": {
+            plans.SERVICE_LABEL: None}}}), "default")
+        await world.settle()
+        assert len((await world.client.list(ENDPOINTSLICES, label_selector=f"{plans.SERVICE_LABEL}=web")).items) == 1
 
 
 async def test_services_without_selector_are_left_alone() -> None:

@@ -118,5 +118,9 @@ async def test_the_story_of_endpoints() -> None:
         assert await shown() == ["10.9.0.1", "10.9.0.2"]
         assert ("Endpoints", "InvalidIPAddress",
                 "Skipped 1 invalid IP addresses when mirroring to EndpointSlices") in await world.told()
+        [item] = (await world.client.list(ENDPOINTSLICES)).items
+        await world.client.patch(ENDPOINTSLICES, item.metadata.name, Patch("merge", {"metadata": {"labels": {
+            SERVICE_LABEL: "other"}}}), "default")
+        assert await shown() == ["10.9.0.1", "10.9.0.2"], "what is no longer its slice is replaced"
         await world.client.patch(SERVICES, "db", Patch("merge", {"spec": {"selector": {"app": "db"}}}), "default")
         assert await shown() == []
