@@ -21,6 +21,7 @@ from sampan.cli.paths import Paths
 from sampan.cli.progress import CommandError
 from sampan.cli.units import Name, SystemdUnits, Units
 from sampan.client.http import HttpClient
+from sampan.client.kubeconfig import KubeconfigError
 from sampan.clusterdns import DEFAULT_DOMAIN, NAME, NAMESPACE, PORT, cluster_domain, cluster_ips
 from sampan.pki.ca import CertificateError
 
@@ -62,7 +63,7 @@ class Gatherer:
         """What is found; None where it cannot be, and why is kept."""
         try:
             return await look
-        except (LookError, CommandError, ApiError, OSError, ValueError) as error:
+        except (LookError, CommandError, ApiError, KubeconfigError, OSError, ValueError) as error:
             self._unknown[name] = str(error)
             return None
 
@@ -90,7 +91,7 @@ class Gatherer:
             async with asyncio.timeout(looks.ANSWER_SECONDS), self._client(here) as client:
                 service = await client.get(SERVICES, NAME, NAMESPACE)
             address, domain = next(iter(cluster_ips(service)), address), cluster_domain(service)
-        except (ApiError, CommandError, TimeoutError) as error:
+        except (ApiError, CommandError, KubeconfigError, TimeoutError) as error:
             if not address:
                 raise LookError(f"the master does not tell its address: {error}") from error
         return await looks.dns((address, PORT), f"kubernetes.default.svc.{domain}")

@@ -18,6 +18,7 @@ from sampan.cli.paths import Paths
 from sampan.cli.preflight import Problem
 from sampan.cli.progress import CommandError
 from sampan.cli.units import UnitStatus
+from sampan.pki import ca, kubeconfig
 from tests.support.doctor import AGENT
 
 
@@ -116,6 +117,19 @@ async def test_a_host_in_no_cluster_is_looked_at(tmp_path: Path) -> None:
     found = checks.judge(facts)
     assert any("this host is in no cluster" in item.text for item in found)
     assert findings.faulty(found)
+
+
+async def test_a_kubeconfig_with_a_spoiled_certificate_spoils_no_other_look(tmp_path: Path) -> None:
+    place = places(tmp_path)
+    _, authority = ca.Authority.create("c")
+    own = authority.issue(ca.Identity("admin"))
+    place.config.mkdir()
+    place.kubeconfig.write_bytes(kubeconfig.render("https://127.0.0.1:1", authority.certificate, b"spoiled", own.key))
+    place.agent_config.write_text("server: https://127.0.0.1:1\nnode-name: n\n")
+    facts = await Gatherer(place, FakeUnits(), f"unix://{tmp_path}/none.sock").facts()
+    assert "certificates for https://127.0.0.1:1" in facts.unknown["cluster DNS"]
+    assert "cannot be read" in facts.unknown["certificates"]
+    assert facts.reached
 
 
 @pytest.mark.parametrize("text", ["node-server: 'a:x'", "{"])
