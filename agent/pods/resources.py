@@ -49,7 +49,7 @@ def qos_class(pod: core_v1.Pod) -> QosClass:
 
 def oom_score(pod: core_v1.Pod, container: core_v1.Container, memory_capacity: int) -> int:
     """From -997 (Guaranteed, node-critical) over 3..999 (by share of the node's memory requested) to 1000."""
-    if (pod.spec.priority or 0) >= 2_000_000_000:
+    if (pod.spec.priority or 0) >= 2_000_000_000 and pod.spec.priority_class_name == "system-node-critical":
         return GUARANTEED_OOM_SCORE
     qos = qos_class(pod)
     if qos == "Guaranteed":
@@ -80,8 +80,8 @@ def pod_limits(pod: core_v1.Pod, pids: int = 0) -> PodLimits:
     cpu_limit = _total(pod, lambda container: to_milli(_settings(container)[1].get("cpu", "0")))
     memory = _total(pod, lambda container: to_int(_settings(container)[1].get("memory", "0")))
     everyone = (*pod.spec.containers, *pod.spec.init_containers)
-    all_cpu = all(_settings(container)[1].get("cpu") for container in everyone)
-    all_memory = all(_settings(container)[1].get("memory") for container in everyone)
+    all_cpu = all(_amount(_settings(container)[1].get("cpu")) for container in everyone)
+    all_memory = all(_amount(_settings(container)[1].get("memory")) for container in everyone)
     return PodLimits(cpu_shares=shares(cpu_request), cpu_quota=quota(cpu_limit) if all_cpu else 0, cpu_period=PERIOD,
                      memory=memory if all_memory else 0, pids=pids)
 

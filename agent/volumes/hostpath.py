@@ -19,9 +19,13 @@ _KINDS = {
 
 
 def check(volume: str, path: Path, kind: str) -> None:
-    """Make what may be made, and see that the path is what `kind` says ("" checks nothing); VolumeError else."""
+    """Make what may be made, and see that the path is what `kind` says; VolumeError else.
+
+    "" checks nothing, but what is missing becomes a directory: container runtimes make it, Docker in all forms but the
+    one in which the agent asks for mounts.
+    """
     try:
-        if kind == "DirectoryOrCreate" and not path.exists():
+        if kind in ("", "DirectoryOrCreate") and not path.exists():
             path.mkdir(parents=True, mode=0o755)
         elif kind == "FileOrCreate" and not path.exists():
             path.touch(mode=0o644)

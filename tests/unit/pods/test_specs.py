@@ -58,6 +58,14 @@ def test_quality_of_service(resources: dict[str, Any], qos: str, score: int) -> 
     assert oom_score(pod, pod.spec.containers[0], 8 << 30) == score
 
 
+@pytest.mark.parametrize(("priority", "name", "score"), [
+    (2_000_001_000, "system-node-critical", -997), (2_000_000_000, "system-cluster-critical", 1000),
+    (1000, "system-node-critical", 1000)])
+def test_only_what_the_node_needs_is_spared_whatever_it_asks_for(priority: int, name: str, score: int) -> None:
+    pod = _with({}, priority=priority, priorityClassName=name)
+    assert oom_score(pod, pod.spec.containers[0], 8 << 30) == score
+
+
 def test_limits() -> None:
     pod = _with({"limits": {"cpu": "500m", "memory": "64Mi"}, "requests": {"cpu": "250m"}})
     limits = container_limits(pod, pod.spec.containers[0], 8 << 30)
@@ -66,6 +74,9 @@ def test_limits() -> None:
     two = make_pod(containers=[{"name": "a", "image": "a", "resources": {"limits": {"memory": "1Mi"}}},
                                {"name": "b", "image": "a"}])
     assert pod_limits(two).memory == 0, "one container without a limit leaves the pod without one"
+    zero = make_pod(containers=[{"name": name, "image": "a", "resources": {"limits": {"cpu": cpu}}}
+                                for name, cpu in (("a", "0"), ("b", "500m"))])
+    assert pod_limits(zero).cpu_quota == 0, "and a limit of zero is none"
     init = make_pod(initContainers=[{"name": "i", "image": "a", "resources": {"requests": {"cpu": "2"}}}],
                     containers=[{"name": "a", "image": "a", "resources": {"requests": {"cpu": "1"}}}])
     assert pod_limits(init).cpu_shares == 2048

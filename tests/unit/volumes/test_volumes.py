@@ -136,6 +136,16 @@ async def test_what_cannot_be_prepared_says_why(volumes: HostVolumes, volume: co
     assert caught.value.volume == volume.name
 
 
+async def test_a_host_path_of_no_type_is_made_where_it_is_missing(volumes: HostVolumes, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("kept")
+    for path in (tmp_path / "not/there/yet", file):
+        volume = core_v1.Volume(name="h", host_path=core_v1.HostPathVolumeSource(path=str(path), type=""))
+        assert (await volumes.prepare(pod(volume), View()))["h"].path == str(path)
+    assert (tmp_path / "not/there/yet").is_dir()
+    assert file.read_text() == "kept"
+
+
 async def test_optional_sources_may_be_missing(volumes: HostVolumes) -> None:
     volume = core_v1.Volume(name="c", config_map=core_v1.ConfigMapVolumeSource(name="conf", optional=True))
     path = Path((await volumes.prepare(pod(volume), View()))["c"].path)
