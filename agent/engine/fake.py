@@ -128,7 +128,10 @@ class FakeStream:
 
 
 class FakeEngine:
-    """The engine. `calls` records what was asked; `fail` makes the next call of a kind fail."""
+    """The engine. `calls` records what was asked; `fail` makes the next call of a kind fail.
+
+    Containers in `held` cannot be removed: they become dead, as Docker leaves one whose files are busy.
+    """
 
     def __init__(self, clock: Clock | None = None, images: Iterable[str] = ()) -> None:
         self._clock = clock or SystemClock()
@@ -145,6 +148,7 @@ class FakeEngine:
         self.registry: dict[str, Image] = {}
         self.calls: list[tuple[str, str]] = []
         self.limits: dict[str, Limits] = {}
+        self.held: set[str] = set()
         for reference in images:
             self.add_image(reference)
 
@@ -255,6 +259,9 @@ class FakeEngine:
             return
         if self._containers[container_id].running:
             self._died(container_id, self.processes[container_id], 137)
+        if container_id in self.held:
+            self._containers[container_id] = replace(self._containers[container_id], status="dead")
+            raise EngineError(f"container {container_id}: failed to remove root filesystem: device or resource busy")
         self._tell("destroy", container_id)
         del self._containers[container_id], self.specs[container_id]
 

@@ -140,8 +140,8 @@ class Container:
 
     @property
     def gone(self) -> bool:
-        """Whether the engine is already taking it away (Dead and removing count: nothing more can be done)."""
-        return self.status in ("removing", "dead")
+        """Whether the engine is already taking it away. Not so a dead one: its removal failed and is to be repeated."""
+        return self.status == "removing"
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,8 @@ async def create(engine: Engine, observer: Observer, memory: Memory, spec: Conta
         container_id = await engine.create(spec)
     except NameConflict as conflict:
         holder = await observer.look(conflict.holder)
-        if holder and not holder.gone and all(holder.labels.get(name) == spec.labels.get(name) for name in _IDENTITY):
+        same = holder and all(holder.labels.get(name) == spec.labels.get(name) for name in _IDENTITY)
+        if holder and same and holder.status not in ("removing", "dead"):
             return
         if holder:
             memory.lose(holder.id)

@@ -316,7 +316,8 @@ class _Plan:
             return step
         if any(key.startswith("kill/") or key == steps.SANDBOX for key in self.observed.busy):
             return None
-        left = tuple(attempt.id for attempt in (*self.observed.containers, *self.observed.sandboxes))
+        left = tuple(attempt.id for attempt in (*self.observed.containers, *self.observed.sandboxes)
+                     if attempt.container.status != "dead" or self.desired.orphan)  # the object need not wait for those
         if self.desired.deleted and left:
             return self._offer(steps.RemoveContainers(left))
         if steps.REMOVE in self.observed.busy:

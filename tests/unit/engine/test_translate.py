@@ -74,8 +74,9 @@ def test_containers() -> None:
     assert (running.name, running.labels, running.pid, running.finished_at) == ("n", {}, 7, None)
     assert running.running
     dead = translate.container(inspected(Status="dead", Pid=0, ExitCode=137, FinishedAt="2026-01-01T00:00:02Z"))
-    assert dead.gone
+    assert not dead.gone, "its removal failed, and can be tried again"
     assert not dead.running
+    assert translate.container(inspected(Status="removing", Pid=0)).gone
     assert dead.finished_at == datetime(2026, 1, 1, 0, 0, 2, tzinfo=UTC)
     with pytest.raises(EngineError, match="melting"):
         translate.container(inspected(Status="melting"))

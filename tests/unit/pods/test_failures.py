@@ -54,6 +54,39 @@ async def test_the_back_off_survives_the_agent(world: World) -> None:
         assert world.status(pod).container_statuses[0].restart_count == 3
 
 
+async def test_a_container_that_cannot_be_removed_is_tried_again_and_holds_up_nobody(world: World) -> None:
+    world.view.confirm()
+    async with world.agent():
+        pod = world.create(make_pod())
+        await world.settle()
+        [app] = await world.boxes("app")
+        world.engine.held.add(app.id)
+        world.delete(pod)
+        await world.advance(60)
+        assert world.view.get(resources.PODS, "web", "default") is None, "the object need not wait for it"
+        assert [box.status for box in await world.boxes()] == ["dead"]
+        for _ in range(3):  # looks at everything, then tries again as an orphan, with a back-off
+            await world.advance(70)
+        assert [box.status for box in await world.boxes()] == ["dead"]
+        assert world.engine.calls.count(("remove", app.id)) > 1
+        world.engine.held.clear()
+        await world.advance(600)
+        assert await world.empty()
+
+
+async def test_a_dead_container_of_a_living_pod_counts_as_one_that_ended(world: World) -> None:
+    async with world.agent():
+        pod = world.create(make_pod())
+        await world.settle()
+        [app] = await world.boxes("app")
+        world.engine.held.add(app.id)
+        with pytest.raises(EngineError, match="busy"):
+            await world.engine.remove(app.id)  # as somebody at the command line does
+        await world.advance(5)
+        assert world.status(pod).container_statuses[0].restart_count == 1
+        assert (await world.running("app")).id != app.id
+
+
 async def test_a_dead_infra_container_takes_the_pod_with_it(world: World) -> None:
     async with world.agent():
         pod = world.create(make_pod())
