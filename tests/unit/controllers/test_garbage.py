@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from master.controllers.garbage import GarbageCollector
-from master.controllers.garbage_plan import FOREGROUND, ORPHAN, Verdict, judge
+from master.controllers.garbage_plan import FOREGROUND, ORPHAN, Verdict, blocking, is_orphaning, judge, owner_state
 from sampan.api.resources import CONFIGMAPS, DEPLOYMENTS, NODES, PODS, REPLICASETS
 from sampan.api.times import Time
 from sampan.api.types.core_v1 import ConfigMap, Node
@@ -49,6 +49,25 @@ VERDICTS: list[tuple[str, dict[str, Any], dict[str, Any], list[Any], Verdict]] =
                          ids=[item[0] for item in VERDICTS])
 def test_verdicts(more: dict[str, Any], states: dict[str, Any], dependents: list[Any], expected: Verdict) -> None:
     assert judge(ObjectMeta(name="x", owner_references=[A, B], **more), states, dependents) == expected
+
+
+def test_a_finalizer_alone_is_no_deletion() -> None:
+    """Anybody may set one; what is not being deleted keeps its dependents."""
+    for finalizer in (FOREGROUND, ORPHAN):
+        living = ObjectMeta(name="x", finalizers=[finalizer])
+        assert owner_state(living) == "solid"
+        assert not is_orphaning(living)
+    going = ObjectMeta(name="x", deletion_timestamp=NOW, finalizers=[FOREGROUND])
+    assert owner_state(going) == "waiting"
+    assert is_orphaning(replace(going, finalizers=[ORPHAN]))
+    assert owner_state(replace(going, finalizers=[])) == "solid", "it goes by itself"
+    assert owner_state(None) == "dangling"
+
+
+def test_an_owner_waits_for_those_that_block_it_only() -> None:
+    mine, free = config("mine", owner("a", block=True)), config("free", owner("a"), owner("b", block=True))
+    assert blocking("a", [mine, free]) == [mine]
+    assert blocking("b", [mine, free]) == [free]
 
 
 def family(world: World) -> None:
@@ -147,6 +166,19 @@ async def test_a_dependent_made_after_its_owner_went() -> None:
         world.client.put(pod("late", owner=replica_set("web-1")))
         await world.settle()
         assert await left(world) == {"bystander"}
+
+
+async def test_an_owner_that_is_not_seen_yet_is_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The informer of its kind may be behind that of the dependent's."""
+    world = World()
+    async with world.running(GarbageCollector):
+        await world.settle()
+        monkeypatch.setattr(world.controllers[0], "_find", lambda _: iter(()))
+        world.client.put(config("there"))
+        world.client.put(config("child", owner("there")))
+        world.client.put(config("orphan", owner("nowhere")))
+        await world.settle()
+        assert await left(world) == {"there", "child"}
 
 
 async def test_a_circle_ends() -> None:

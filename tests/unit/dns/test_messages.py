@@ -67,6 +67,13 @@ async def test_edns_is_answered_with_edns_and_only_then() -> None:
     assert (answer.edns, answer.payload) == (0, 1232)
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+async def test_who_asks_for_signatures_is_told_that_this_was_heard(wanted: bool) -> None:
+    answer = await Bench().ask(NAME, use_edns=0, want_dnssec=wanted)
+    assert bool(answer.ednsflags & dns.flags.DO) is wanted
+    assert values(answer)
+
+
 async def test_an_unknown_version_of_edns_is_refused() -> None:
     answer = await Bench().ask(NAME, use_edns=1)
     assert answer.rcode() == dns.rcode.BADVERS

@@ -64,3 +64,20 @@ def test_the_public_key_hash_is_stable_and_names_its_kind() -> None:
     assert digest.startswith("sha256:")
     assert len(digest) == 7 + 64
     assert digest == ca.public_key_hash(pair.certificate)
+
+
+def test_an_issued_certificate_is_good_for_what_was_asked_only() -> None:
+    """Above all it cannot issue others."""
+    _, authority = ca.Authority.create("ca", lambda: NOW)
+    pair = authority.issue(ca.Identity("x"), usages=["client auth"])
+    own = x509.load_pem_x509_certificate(authority.certificate).extensions
+    leaf = x509.load_pem_x509_certificate(pair.certificate).extensions
+    constraints = leaf.get_extension_for_class(x509.BasicConstraints)
+    assert (constraints.critical, constraints.value.ca) == (True, False)
+    assert own.get_extension_for_class(x509.BasicConstraints).value.ca
+    usage = leaf.get_extension_for_class(x509.KeyUsage)
+    assert (usage.critical, usage.value.digital_signature, usage.value.key_encipherment, usage.value.key_cert_sign,
+            usage.value.crl_sign) == (True, True, True, False, False)
+    assert own.get_extension_for_class(x509.KeyUsage).value.key_cert_sign
+    extended = leaf.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert list(extended) == [x509.oid.ExtendedKeyUsageOID.CLIENT_AUTH]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from agent.proxy.model import Endpoint, ServiceKey, ServicePort, choose, concerns, endpoints, service_ports
@@ -48,6 +50,14 @@ def test_a_cluster_ip_service_keeps_nothing_of_the_load_balancer_that_it_was() -
     made = service("web", "10.0.0.1", ingress=["192.0.2.1"], type="ClusterIP", health_check_node_port=32000,
                    external_traffic_policy="Local", load_balancer_source_ranges=["192.0.2.0/24"])
     assert service_ports(made) == [ServicePort(KEY, "http", "tcp", "10.0.0.1", 80)]
+
+
+@pytest.mark.parametrize(("spec", "local"), [
+    ({"type": "NodePort"}, True), ({"type": "ClusterIP", "external_ips": ["192.0.2.9"]}, True),
+    ({"type": "ClusterIP"}, False)])
+def test_the_policy_for_the_outside_counts_where_there_is_a_way_from_outside(spec: dict[str, Any], local: bool) -> None:
+    [found] = service_ports(service("web", "10.0.0.1", external_traffic_policy="Local", **spec))
+    assert found.external_local is local
 
 
 @pytest.mark.parametrize(("made", "found"), [

@@ -99,9 +99,18 @@ def test_host_ports_conflict_by_protocol_port_and_address() -> None:
     (core_v1.Toleration(key="dedicated", value="web"), False),
     (core_v1.Toleration(key="dedicated", operator="Exists", effect="NoExecute"), False),
     (core_v1.Toleration(key="other", operator="Exists"), False),
+    (core_v1.Toleration(key="dedicated"), False),
+    (core_v1.Toleration(value="db"), False),
 ])
 def test_tolerations(toleration: core_v1.Toleration, fits: bool) -> None:
     assert bool(decide(pod(tolerations=[toleration]), cluster(node("a", taints=[TAINT])), RNG).node) is fits
+
+
+def test_a_taint_without_a_value_is_tolerated_without_one() -> None:
+    state = cluster(node("a", taints=[core_v1.Taint(key="dedicated", effect="NoSchedule")]))
+    for value in (None, ""):
+        assert decide(pod(tolerations=[core_v1.Toleration(key="dedicated", value=value)]), state, RNG).node == "a"
+    assert not decide(pod(tolerations=[core_v1.Toleration(key="dedicated", value="x")]), state, RNG).node
 
 
 @pytest.mark.parametrize(("operator", "values", "fits"), [
@@ -114,6 +123,41 @@ def test_required_node_affinity(operator: str, values: list[str], fits: bool) ->
     affinity = core_v1.Affinity(node_affinity=core_v1.NodeAffinity(
         required_during_scheduling_ignored_during_execution=core_v1.NodeSelector(node_selector_terms=[term])))
     assert bool(decide(pod(affinity=affinity), cluster(node("a", labels={"gen": "5"})), RNG).node) is fits
+
+
+@pytest.mark.parametrize(("fields", "expressions", "fits"), [
+    (["a"], [], "a"), (["b"], [], "b"), (["c"], [], ""), (["a"], ["b"], ""), (["b"], ["b"], "b"), ([], [], "")])
+def test_a_node_may_be_named_by_its_field(fields: list[str], expressions: list[str], fits: str) -> None:
+    """A term's fields and labels must all match; a term without any matches nothing."""
+    def named(key: str, values: list[str]) -> list[core_v1.NodeSelectorRequirement]:
+        return [core_v1.NodeSelectorRequirement(key=key, operator="In", values=values)] if values else []
+
+    term = core_v1.NodeSelectorTerm(match_fields=named("metadata.name", fields),
+                                    match_expressions=named("kubernetes.io/hostname", expressions))
+    affinity = core_v1.Affinity(node_affinity=core_v1.NodeAffinity(
+        required_during_scheduling_ignored_during_execution=core_v1.NodeSelector(node_selector_terms=[term])))
+    assert decide(pod(affinity=affinity), cluster(node("a"), node("b")), RNG).node == fits
+
+
+def test_a_node_that_is_gone_gets_no_pods_and_its_pods_count_nowhere() -> None:
+    state = cluster(node("a"), node("b"))
+    state.place(pod("one", owner="rs", requests={"cpu": "3"}), "a")
+    state.remove_node("a")
+    assert {decide(pod(owner="rs"), state, RNG).node for _ in range(20)} == {"b"}
+    state.set_node(node("c"))  # in the row of the node that is gone
+    assert decide(pod(requests={"cpu": "4"}), state, RNG).node in ("b", "c")
+    assert decide(pod(requests={"cpu": "4"}, node_selector={"kubernetes.io/hostname": "c"}), state, RNG).node == "c"
+    state.remove_node("b")
+    state.remove_node("c")
+    assert decide(pod(), state, RNG).refusal == "no nodes available to schedule pods"
+
+
+def test_a_node_that_is_used_evenly_is_preferred() -> None:
+    """Both have as much left in all."""
+    state = cluster(node("a", cpu="10", memory="10Gi"), node("b", cpu="10", memory="10Gi"))
+    state.place(pod("one", requests={"cpu": "8", "memory": "2Gi"}), "a")
+    state.place(pod("two", requests={"cpu": "5", "memory": "5Gi"}), "b")
+    assert {decide(pod(requests={"cpu": "100m", "memory": "100Mi"}), state, RNG).node for _ in range(20)} == {"b"}
 
 
 def test_replicas_spread_over_nodes() -> None:
