@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 from functools import cache
 from pathlib import Path
 from typing import Protocol
 
 _MS_BIND = 0x1000
 _MNT_DETACH = 2
+_OCTAL = re.compile(rb"\\([0-7]{3})")
 
 
 class MountError(Exception):
@@ -44,8 +46,8 @@ class HostMounter:
     def mounted_below(self, directory: Path) -> list[Path]:
         """Read the mount table (proc(5): the fifth field, with octal escapes)."""
         root = directory.resolve()
-        points = [Path(line.split()[4].encode().decode("unicode_escape"))
-                  for line in self._table.read_text("utf-8", "replace").splitlines()]
+        points = [Path(os.fsdecode(_OCTAL.sub(lambda match: bytes((int(match[1], 8),)), line.split(b" ")[4])))
+                  for line in self._table.read_bytes().split(b"\n") if line]
         below = [point for point in points if point == root or root in point.parents]
         return sorted(below, key=lambda point: len(point.parts), reverse=True)
 
