@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import dns.message
 
 PATIENCE = 1.5
-"""Seconds to wait for one server before the next is asked."""
+"""Seconds to wait for one server before the next is asked; over TCP as long again."""
 DEADLINE = 4.5
 """Seconds for all of them together: clients ask again after five."""
 ROUNDS = 3
@@ -108,10 +108,9 @@ class Forwarder:
         for _ in range(ROUNDS):
             for server in self._order():
                 try:
-                    async with asyncio.timeout(PATIENCE):
-                        message = await self._ask(server, question)
+                    message = await self._ask(server, question)
                 except (TimeoutError, OSError, NotAnAnswer) as error:
-                    log.debug("upstream server %s: %s", server.address, error or "no answer")
+                    log.debug("upstream server %s: %r", server.address, error)
                     self._failed[server] = self._clock.monotonic()
                     continue
                 self._failed.pop(server, None)
@@ -125,15 +124,17 @@ class Forwarder:
     async def _ask(self, server: Server, question: Question) -> dns.message.Message:
         number = self._number()
         wire = make_query(question, number)
-        message = await self._exchange.ask(server, question, wire, number, stream=False)
-        if message.rcode() == FORMERR and message.edns < 0:  # a server from before EDNS
-            wire = make_query(question, number, edns=False)
+        async with asyncio.timeout(PATIENCE):
             message = await self._exchange.ask(server, question, wire, number, stream=False)
+            if message.rcode() == FORMERR and message.edns < 0:  # a server from before EDNS
+                wire = make_query(question, number, edns=False)
+                message = await self._exchange.ask(server, question, wire, number, stream=False)
         if message.flags & TC:
             try:
-                return await self._exchange.ask(server, question, wire, number, stream=True)
-            except (OSError, NotAnAnswer) as error:
-                log.debug("upstream server %s over TCP: %s", server.address, error)
+                async with asyncio.timeout(PATIENCE):
+                    return await self._exchange.ask(server, question, wire, number, stream=True)
+            except (OSError, NotAnAnswer) as error:  # the time being up is an OSError, too
+                log.debug("upstream server %s over TCP: %r", server.address, error)
         return message  # truncated as it is, the client may try TCP itself
 
     def _order(self) -> list[Server]:

@@ -10,6 +10,7 @@ import dns.message
 import dns.rcode
 import pytest
 
+from agent.dns import forward
 from agent.dns.cache import Cache
 from agent.dns.forward import lifetime_of
 from agent.dns.hosts import HostServers, own_addresses
@@ -124,10 +125,13 @@ async def test_a_truncated_answer_is_fetched_over_tcp() -> None:
     assert [stream for _, _, stream in bench.exchange.asked] == [False, True]
 
 
-async def test_where_tcp_fails_the_client_is_told_that_it_is_truncated() -> None:
+@pytest.mark.parametrize("over_tcp", [OSError("refused"), None], ids=["refused", "silent"])
+async def test_where_tcp_fails_the_client_is_told_that_it_is_truncated(monkeypatch: pytest.MonkeyPatch,
+                                                                       over_tcp: OSError | None) -> None:
+    monkeypatch.setattr(forward, "PATIENCE", 0.1)
     bench = Bench()
     bench.exchange.default = lambda question, stream: (
-        OSError("refused") if stream else upstream_answer(question, "A 198.51.100.1", truncated=True))
+        over_tcp if stream else upstream_answer(question, "A 198.51.100.1", truncated=True))
     for _ in range(2):  # and nothing of it is kept
         assert (await bench.ask("many.example.com")).flags & dns.flags.TC
     assert len(bench.exchange.asked) == 4
