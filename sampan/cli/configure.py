@@ -21,6 +21,8 @@ Tree = dict[str, Any]
 OWN_INTERFACES = re.compile(r"^(lo|docker|br-|veth|sampan|smp|cni|flannel|virbr)")
 SECURE_PORT = 6443
 """Of the API, unless the configuration says otherwise."""
+NODE_NAME_LIMIT = 52
+"""Characters (agent/config.py)."""
 SIOCGIFADDR = 0x8915
 """ioctl: an interface's IPv4 address (netdevice(7))."""
 HEADER = "# Written by `sampan up`; your changes stay. All keys: {program} --help\n"

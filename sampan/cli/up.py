@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import os
 import shutil
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from sampan.api.errors import ApiError
+from sampan.api.names import dns_subdomain
 from sampan.api.resources import LEASES, NODES, SECRETS
 from sampan.cli import configure, objects, preflight
 from sampan.cli.paths import Paths, program
@@ -44,11 +47,18 @@ class UpOptions:
     cgroup_root: str = ""
     network_backend: str = BACKENDS[0]
 
+    @property
+    def name(self) -> str:
+        """The node's name."""
+        return (self.node_name or socket.gethostname()).lower()
+
 
 async def up(options: UpOptions, paths: Paths, units: Units, progress: Progress) -> None:
     """Bring the cluster up, step by step; each step finds out first whether there is something to do."""
     with progress.step("This host") as outcome:
         refuse_foreign(paths)
+        if not paths.agent_config.exists():
+            check(options)
         engine = existing(paths.agent_config).get("docker-host") or options.docker_host
         preflight.demand(await preflight.look(engine, wanted_ports(options, paths, units)))
         outcome.unchanged("has what it takes")
@@ -77,6 +87,25 @@ async def up(options: UpOptions, paths: Paths, units: Units, progress: Progress)
             outcome.unchanged("is running")
         else:
             outcome.text = f"node {name} is Ready"
+
+
+def check(options: UpOptions) -> None:
+    """See that master and agent will take the options; CommandError. Once they are written, options count no more."""
+    if dns_subdomain(options.name) or len(options.name) > configure.NODE_NAME_LIMIT:
+        raise CommandError(f'"{options.name}" cannot be a node\'s name: small letters, digits, dashes, dots, at most '
+                           f"{configure.NODE_NAME_LIMIT}", "choose another: sampan up --node-name node-1")
+    readers: tuple[tuple[str, str, Callable[[str], object]], ...] = (
+        ("node-ip", options.node_ip or "127.0.0.1", ipaddress.IPv4Address),
+        ("pod-cidr", options.pod_cidr, ipaddress.IPv4Network),
+        ("service-cidr", options.service_cidr, ipaddress.IPv4Network))
+    for key, text, read in readers:
+        try:
+            read(text)
+        except ValueError as error:
+            raise CommandError(f"--{key}: {error}") from error
+    for key, port in (("secure-port", options.secure_port), ("node-port", options.node_port)):
+        if not 0 < port < 65536:
+            raise CommandError(f"--{key}: {port} is no port")
 
 
 def refuse_foreign(paths: Paths) -> None:
@@ -108,14 +137,13 @@ def wanted_ports(options: UpOptions, paths: Paths, units: Units) -> list[int]:
 def write_configuration(options: UpOptions, paths: Paths) -> bool:
     """The two configuration files, where there are none yet."""
     address = options.node_ip or configure.default_address()
-    name = (options.node_name or socket.gethostname()).lower()
     master = {
         "data-dir": str(paths.data / "master"), "pki-dir": str(paths.pki), "advertise-address": address,
         "secure-port": options.secure_port, "node-port-grpc": options.node_port,
         "pod-cidr": options.pod_cidr, "service-cidr": options.service_cidr, "network-backend": options.network_backend,
     }
     agent = {
-        "node-name": name, "node-ip": address, "server": f"https://{address}:{options.secure_port}",
+        "node-name": options.name, "node-ip": address, "server": f"https://{address}:{options.secure_port}",
         "node-server": f"{address}:{options.node_port}", "docker-host": options.docker_host,
         "root-dir": str(paths.data / "agent"), "run-dir": str(paths.run), "cert-dir": str(paths.data / "agent/pki"),
         "bootstrap-token-file": str(paths.bootstrap_token), "pod-cidr": options.pod_cidr,

@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from agent.config import NAME_LIMIT
 from sampan.api.resources import DEPLOYMENTS, NODES
 from sampan.api.types import apps_v1, core_v1, meta_v1
 from sampan.cli import main as command
 from sampan.cli import objects, status
+from sampan.cli.configure import NODE_NAME_LIMIT
 from sampan.cli.engine import facts
 from sampan.cli.paths import Paths
 from sampan.cli.progress import CommandError, Progress
@@ -120,6 +122,26 @@ async def test_up_asks_the_engine_that_the_agent_is_configured_for(tmp_path: Pat
     with pytest.raises(CommandError, match=f"{tmp_path}/mine.sock"):
         await up(UpOptions(docker_host=f"unix://{tmp_path}/other.sock"), place, BackgroundUnits(place),
                  Progress(io.StringIO()))
+
+
+@pytest.mark.parametrize(("options", "said"), [
+    (UpOptions(node_name="my_host"), '"my_host" cannot be a node\'s name'),
+    (UpOptions(node_name="n" * 53), "at most 52"),
+    (UpOptions(node_name="n1", node_ip="192.0.2"), "--node-ip: "),
+    (UpOptions(node_name="n1", pod_cidr="10.244.0.1/16"), "--pod-cidr: "),
+    (UpOptions(node_name="n1", service_cidr="x"), "--service-cidr: "),
+    (UpOptions(node_name="n1", secure_port=70000), "--secure-port: "),
+])
+async def test_options_that_would_keep_master_or_agent_from_starting_are_refused(
+        tmp_path: Path, options: UpOptions, said: str) -> None:
+    place = paths(tmp_path)
+    with pytest.raises(CommandError, match=said):
+        await up(options, place, BackgroundUnits(place), Progress(io.StringIO()))
+    assert not place.config.exists(), "else they would count from now on"
+
+
+def test_up_and_agent_know_the_same_limit() -> None:
+    assert NODE_NAME_LIMIT == NAME_LIMIT
 
 
 async def test_up_leaves_a_node_of_another_cluster_alone(tmp_path: Path) -> None:
