@@ -110,13 +110,14 @@ class Scheduler:
         except Exception:
             log.exception("pod %s/%s", *key)
             self._metrics.attempted(key, "error", 0.0)
-            if not self._is_bound(key):
-                self._cluster.forget(pod.metadata.uid)
+            self._unreserve(key, pod)
             self._try_again(key)
 
-    def _is_bound(self, key: Key) -> bool:
-        pod = self._pods.get(key[1], key[0])
-        return pod is not None and bool(pod.spec.node_name)
+    def _unreserve(self, key: Key, pod: core_v1.Pod) -> None:
+        """The binding failed: the room is for others, unless only the answer was lost."""
+        found = self._pods.get(key[1], key[0])
+        if found is None or not found.spec.node_name:
+            self._release(pod)
 
     async def _bind(self, key: Key, pod: core_v1.Pod, node: str, began: float) -> None:
         meta = pod.metadata
@@ -128,7 +129,7 @@ class Scheduler:
             await self._client.post(PODS, meta.name, "binding", binding, meta.namespace)
         except ApiError as error:
             self._metrics.attempted(key, "error", self._clock.monotonic() - began)
-            self._cluster.forget(meta.uid)
+            self._unreserve(key, pod)
             if not error.is_not_found:
                 log.info("binding %s/%s to %s: %s", meta.namespace, meta.name, node, error)
                 self._recorder.warning(pod, "FailedScheduling", f"binding rejected: {error}")
@@ -142,10 +143,10 @@ class Scheduler:
 
     async def _refuse(self, key: Key, pod: core_v1.Pod, why: str) -> None:
         self._recorder.warning(pod, "FailedScheduling", why)
+        patch = unschedulable_patch(pod, why, Time.of(self._clock.now()))
         try:
-            if not _has_condition(pod, why):
-                await self._client.patch(PODS, pod.metadata.name, unschedulable_patch(why, Time.of(self._clock.now())),
-                                         pod.metadata.namespace, subresource="status")
+            if patch is not None:
+                await self._client.patch(PODS, pod.metadata.name, patch, pod.metadata.namespace, subresource="status")
         except ApiError as error:
             log.info("status of %s/%s: %s", pod.metadata.namespace, pod.metadata.name, error)
         self._queue.done(key)
@@ -160,9 +161,7 @@ class Scheduler:
         if new is None or _ended(new):
             self._waiting.discard(key)
             self._metrics.forget(key)
-            if self._cluster.node_of(pod.metadata.uid):
-                self._cluster.forget(pod.metadata.uid)
-                self._retry_waiting()
+            self._release(pod)
         elif new.spec.node_name:
             self._waiting.discard(key)
             self._cluster.place(new, new.spec.node_name)
@@ -183,6 +182,11 @@ class Scheduler:
         """Pods that wait, by upstream's names of its queues."""
         return {"active": len(self._queue), "backoff": self._queue.delayed, "unschedulable": len(self._waiting)}
 
+    def _release(self, pod: core_v1.Pod) -> None:
+        if self._cluster.node_of(pod.metadata.uid):
+            self._cluster.forget(pod.metadata.uid)
+            self._retry_waiting()
+
     def _retry_waiting(self) -> None:
         waiting, self._waiting = self._waiting, set()
         for key in waiting:
@@ -195,16 +199,15 @@ def waits_for_node(pod: core_v1.Pod) -> bool:
             and (pod.spec.scheduler_name or NAME) == NAME and not _ended(pod))
 
 
-def unschedulable_patch(why: str, now: Time) -> Patch:
-    """The pod's condition PodScheduled=False as a strategic patch."""
+def unschedulable_patch(pod: core_v1.Pod, why: str, now: Time) -> Patch | None:
+    """The pod's condition PodScheduled=False as a strategic patch; None where it says so already."""
+    old = next((item for item in pod.status.conditions if (item.type, item.status) == ("PodScheduled", "False")), None)
+    if old is not None and old.message == why:
+        return None
+    since = (old.last_transition_time if old is not None else None) or now
     condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": why,
-                 "lastTransitionTime": str(now)}
+                 "lastTransitionTime": str(since)}
     return Patch("strategic", {"status": {"conditions": [condition]}})
-
-
-def _has_condition(pod: core_v1.Pod, why: str) -> bool:
-    return any(item.type == "PodScheduled" and item.status == "False" and item.message == why
-               for item in pod.status.conditions)
 
 
 def _ended(pod: core_v1.Pod) -> bool:

@@ -12,6 +12,7 @@ import pytest
 from master.scheduler import scheduler
 from master.scheduler.decide import decide
 from master.scheduler.scheduler import Scheduler
+from sampan.api import errors
 from sampan.api.resources import EVENTS, NODES, PODS
 from sampan.api.types import core_v1, meta_v1
 from sampan.client.events import EventRecorder
@@ -153,6 +154,61 @@ async def test_a_fault_with_one_pod_does_not_stop_the_others(monkeypatch: pytest
             await until(lambda found: found.spec.node_name == "n1", client, name)
     assert failed == ["odd"]
     assert "nobody thought of this" in caplog.text
+
+
+async def test_room_that_was_reserved_in_vain_goes_to_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running() as (client, _):
+        real, go = client.post, asyncio.Event()
+
+        async def post(*args: Any) -> Any:
+            if args[1] == "one":
+                await go.wait()
+                raise errors.not_found("", "pods", "one")
+            return await real(*args)
+
+        monkeypatch.setattr(client, "post", post)
+        monkeypatch.setattr("sampan.loop.queue.Backoff.delay", lambda *_: 0.01)
+        await join(client, node("n1"))
+        await client.create(PODS, pod("one"))
+        await client.create(PODS, pod("two"))
+        await until(lambda found: bool(found.status.conditions), client, "two")
+        go.set()
+        await until(lambda found: found.spec.node_name == "n1", client, "two")
+
+
+async def test_a_binding_that_worked_although_it_failed_keeps_its_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running() as (client, clock):
+        real, lost = client.post, []
+
+        async def post(*args: Any) -> Any:
+            answer = await real(*args)
+            if args[1] == "one":
+                await clock.settle()  # the informer hears of it
+                lost.append(args[1])
+                raise errors.ApiError(504, "Timeout", "the answer was lost")
+            return answer
+
+        monkeypatch.setattr(client, "post", post)
+        await join(client, node("n1"))
+        await client.create(PODS, pod("one"))
+        await until(lambda found: bool(lost and found.spec.node_name), client, "one")
+        await client.create(PODS, pod("two"))
+        refused = await until(lambda found: bool(found.status.conditions or found.spec.node_name), client, "two")
+        assert not refused.spec.node_name
+
+
+async def test_a_pod_that_still_fits_nowhere_keeps_the_time_of_its_condition() -> None:
+    async with running() as (client, clock):
+        await join(client, node("n1", cpu="100m"))
+        await client.create(PODS, pod("web"))
+        before = (await until(lambda found: bool(found.status.conditions), client, "web")).status.conditions[0]
+        await clock.advance(60)
+        changed = core_v1.Taint(key="busy", effect="NoSchedule")
+        current = await client.get(NODES, "n1")
+        await client.update(NODES, msgspec.structs.replace(current, spec=core_v1.NodeSpec(taints=[changed])))
+        after = (await until(lambda found: "taint" in (found.status.conditions[0].message or ""), client,
+                             "web")).status.conditions[0]
+        assert after.last_transition_time == before.last_transition_time
 
 
 async def test_a_scheduler_that_is_begun_anew_hears_of_each_pod_once() -> None:
