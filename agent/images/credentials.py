@@ -6,6 +6,7 @@ import base64
 import binascii
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 
 from agent.images.reference import HUB, Reference
 from agent.link.protocol import ClusterView
@@ -38,11 +39,18 @@ def _matching(secret: core_v1.Secret, reference: Reference) -> Iterator[tuple[in
         table = json.loads(secret.data[".dockercfg"])
     else:
         return
-    wanted = [reference.domain, *reference.path.split("/")]
+    path = reference.path.split("/")
     for server, entry in table.items():
-        place = _place(server)
-        if wanted[:len(place)] == place and (auth := _auth(entry, server)):
+        host, *folder = _place(server)
+        if _same_host(host, reference.domain) and path[:len(folder)] == folder and (auth := _auth(entry, server)):
             yield len(server), auth
+
+
+def _same_host(pattern: str, host: str) -> bool:
+    """Whether a registry is meant: ``*`` may stand in each label of the name, as in ``*.example.com``."""
+    (name, _, port), (wanted, _, wanted_port) = pattern.partition(":"), host.partition(":")
+    labels, parts = name.split("."), wanted.split(".")
+    return port == wanted_port and len(labels) == len(parts) and all(map(fnmatchcase, parts, labels))
 
 
 def _place(server: str) -> Sequence[str]:

@@ -59,3 +59,12 @@ def test_credentials() -> None:
     assert missing == ["gone"]
     assert pull_credentials(pod, parse("reg.example/other/app:1"), view)[0] == []
     assert [auth["username"] for auth in pull_credentials(pod, parse("busybox"), view)[0]] == ["hub"]
+
+
+@pytest.mark.parametrize(("server", "fits"), [
+    ("*.example", True), ("https://*.exa*", True), ("reg.*/team", True), ("*.example/other", False), ("*", False),
+    ("*.reg.example", False), ("*.example:5000", False), ("reg.exampl", False)])
+def test_a_server_may_be_a_pattern(server: str, fits: bool) -> None:
+    view = _secret({server: {"username": "user", "password": "p"}})
+    pod = make_pod(imagePullSecrets=[{"name": "pull"}])
+    assert bool(pull_credentials(pod, parse("reg.example/team/app:1"), view)[0]) is fits
