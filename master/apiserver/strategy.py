@@ -82,6 +82,10 @@ class Strategy:
         """What deserves a Warning header."""
         return ()
 
+    def update_warnings(self, new: Tree, old: Tree) -> Sequence[str]:
+        """What of an update deserves one: nothing where only others' work would be told what its author was told."""
+        return self.warnings(new)
+
     async def allocate(self, obj: Tree, context: Context) -> None:
         """Reserve what the new object needs from shared pools (a Service's clusterIP), in place; ApiError if none.
 

@@ -229,7 +229,7 @@ class Writer:
                 raw, revision, fresh = *newest, True
                 continue
             if target.dry_run:
-                return Written(_json(new), 200, self._warnings(target, new))
+                return Written(_json(new), 200, self._warnings(target, new, old))
             try:
                 return await self._replace(target, new, old, revision)
             except RevisionConflict as error:
@@ -245,7 +245,7 @@ class Writer:
         What `new` took from shared pools is given back if it is not stored, what only `old` held once it is.
         """
         strategy = target.served.strategy
-        written = Written(b"", 200, self._warnings(target, new))
+        written = Written(b"", 200, self._warnings(target, new, old))
         try:
             if deletion.done_with(new, old):
                 written.raw, written.removed = _json(new), True
@@ -260,8 +260,8 @@ class Writer:
         await strategy.release(old, keep=None if written.removed else new)
         return written
 
-    def _warnings(self, target: Target, new: Tree) -> list[str]:
-        return [] if target.subresource else list(target.served.strategy.warnings(new))
+    def _warnings(self, target: Target, new: Tree, old: Tree) -> list[str]:
+        return [] if target.subresource else list(target.served.strategy.update_warnings(new, old))
 
     async def _newest(self, target: Target) -> tuple[bytes, int]:
         try:

@@ -76,6 +76,10 @@ class _Replicated(Strategy):
         """Those of the template."""
         return pod_warnings.template_warnings(part(spec(obj), "template"), "spec.template")
 
+    def update_warnings(self, new: Tree, old: Tree) -> list[str]:
+        """The same, to who changes the spec."""
+        return [] if metadata(new).get("generation") == metadata(old).get("generation") else self.warnings(new)
+
     def scale(self, obj: Tree) -> Tree:
         """How many there shall be, how many there are, and which they are."""
         replicas = spec(obj).get("replicas", 1)

@@ -14,6 +14,7 @@ from sampan.api.errors import FieldError, forbidden, invalid, required, too_long
 MAX_BYTES = 1024 * 1024
 FROZEN = "field is immutable when `immutable` is set"
 ACCOUNT = "kubernetes.io/service-account.name"
+MOUNTABLE = "kubernetes.io/enforce-mountable-secrets"
 TOKEN_TYPE = "kubernetes.io/service-account-token"  # noqa: S105 - the name of a kind of Secret
 _NEEDS = {"kubernetes.io/ssh-auth": ("ssh-privatekey",), "kubernetes.io/tls": ("tls.crt", "tls.key")}
 _JSON = {"kubernetes.io/dockercfg": ".dockercfg", "kubernetes.io/dockerconfigjson": ".dockerconfigjson"}
@@ -128,9 +129,12 @@ class ServiceAccountStrategy(Strategy):
 
     def warnings(self, obj: Tree) -> list[str]:
         """An annotation that is going away."""
-        key = "kubernetes.io/enforce-mountable-secrets"
-        if key not in notes(obj):
+        if MOUNTABLE not in notes(obj):
             return []
-        return [(f"metadata.annotations[{key}]: deprecated in v1.32+; prefer separate namespaces to isolate access to "
-                 "mounted secrets")]
+        return [(f"metadata.annotations[{MOUNTABLE}]: deprecated in v1.32+; prefer separate namespaces to isolate "
+                 "access to mounted secrets")]
+
+    def update_warnings(self, new: Tree, old: Tree) -> list[str]:
+        """The same, to who sets it."""
+        return [] if MOUNTABLE in notes(old) else self.warnings(new)
 

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from copy import deepcopy
 
-from master.apiserver.kinds import checks, pod_containers, pod_defaults, pod_validation, pod_warnings
-from master.apiserver.kinds.common import NIL, Errors, Tree, items, keep, metadata, notes, same, spec, status
+from master.apiserver.kinds import (
+    checks,
+    pod_apparmor,
+    pod_containers,
+    pod_defaults,
+    pod_gates,
+    pod_validation,
+    pod_warnings,
+)
+from master.apiserver.kinds.common import NIL, Errors, Tree, child, items, keep, metadata, same, spec, status
 from master.apiserver.kinds.qos import qos_class
 from master.apiserver.strategy import Context, Strategy
 from sampan.api.errors import forbidden, invalid, required, show
@@ -23,6 +31,7 @@ class PodStrategy(Strategy):
 
     def prepare_create(self, obj: Tree, context: Context) -> None:
         """A new pod is Pending, and held back while gates say so."""
+        pod_apparmor.adopt(obj)
         tree = spec(obj)
         tree.pop("resources", None)  # resources of the pod as a whole: not switched on in 1.32
         obj["status"] = {"phase": "Pending", "qosClass": qos_class(tree)}
@@ -37,8 +46,8 @@ class PodStrategy(Strategy):
             keep(new, old, "spec")
             keep(metadata(new), metadata(old), "ownerReferences")
             keep(metadata(new), metadata(old), "deletionTimestamp")
-            if status(old).get("qosClass") and "status" in new:
-                status(new).setdefault("qosClass", status(old)["qosClass"])
+            if status(old).get("qosClass"):
+                child(new, "status").setdefault("qosClass", status(old)["qosClass"])
             return
         keep(new, old, "status")
         if context.subresource == "ephemeralcontainers":
@@ -54,7 +63,7 @@ class PodStrategy(Strategy):
         if context.subresource in ("status", "binding", "eviction"):
             return []
         stored = bool(metadata(obj).get("resourceVersion"))
-        return pod_validation.pod(obj) + ([] if stored else _new_pod(spec(obj)))
+        return pod_validation.pod(obj) + ([] if stored else pod_validation.new_pod(obj))
 
     def validate_update(self, new: Tree, old: Tree, context: Context) -> Errors:
         """Almost everything of a pod is fixed once it is made."""
@@ -64,11 +73,15 @@ class PodStrategy(Strategy):
             return _ephemeral_update(new, old)
         if context.subresource:
             return []
-        return _annotation_update(new, old) + _spec_update(spec(new), spec(old))
+        return pod_validation.annotation_update(new, old) + _spec_update(spec(new), spec(old))
 
     def warnings(self, obj: Tree) -> list[str]:
         """See pod_warnings."""
         return pod_warnings.pod_warnings(obj)
+
+    def update_warnings(self, new: Tree, old: Tree) -> list[str]:
+        """None: hardly any of it can change, and it is controllers and agents that update pods."""
+        return []
 
     def grace_period(self, obj: Tree, requested: int | None) -> int:
         """The pod's own unless the request says; nothing to wait for where no container can be running."""
@@ -93,24 +106,6 @@ class PodStrategy(Strategy):
         }
 
 
-def _new_pod(tree: Tree) -> Errors:
-    """What a pod may not have from the start."""
-    errors: Errors = []
-    if items(tree, "ephemeralContainers"):
-        errors.append(forbidden("spec.ephemeralContainers", "cannot be set on create"))
-    if tree.get("nodeName") and items(tree, "schedulingGates"):
-        errors.append(forbidden("spec.nodeName", "cannot be set until all schedulingGates have been cleared"))
-    return errors
-
-
-def _annotation_update(new: Tree, old: Tree) -> Errors:
-    before, after = notes(old), notes(new)
-    if before.get(pod_validation.MIRROR) == after.get(pod_validation.MIRROR):
-        return []
-    what = "remove or update" if pod_validation.MIRROR in before else "add"
-    return [forbidden(f"metadata.annotations[{pod_validation.MIRROR}]", f"may not {what} mirror pod annotation")]
-
-
 def _spec_update(new: Tree, old: Tree) -> Errors:
     errors: Errors = []
     for key in ("containers", "initContainers"):
@@ -132,7 +127,7 @@ def _spec_update(new: Tree, old: Tree) -> Errors:
                for index, gate in enumerate(items(new, "schedulingGates")) if gate.get("name") not in gates]
     comparable = _without_updatable(new, old)
     if gates:
-        errors += _gated_update(comparable, old)
+        errors += pod_gates.narrowed(comparable, old)
     if not same(comparable, old):
         difference = "\n".join(_differences(old, comparable, "spec"))
         errors.append(forbidden("spec", "pod updates may not change fields other than "
@@ -176,23 +171,6 @@ def _without_updatable(new: Tree, old: Tree) -> Tree:
     return result
 
 
-def _gated_update(new: Tree, old: Tree) -> Errors:
-    """A pod that waits behind gates may still be narrowed to fewer nodes."""
-    errors: Errors = []
-    before, after = old.get("nodeSelector") or {}, new.get("nodeSelector") or {}
-    if any(after.get(key) != value for key, value in before.items()):
-        errors.append(invalid("spec.nodeSelector", after, "only additions to spec.nodeSelector are allowed "
-                                                          "(no mutations or deletions)"))
-    keep(new, old, "nodeSelector")
-    if not same((new.get("affinity") or {}).get("nodeAffinity"), (old.get("affinity") or {}).get("nodeAffinity")):
-        kind = "requiredDuringSchedulingIgnoredDuringExecution"
-        had = (((old.get("affinity") or {}).get("nodeAffinity") or {}).get(kind) or {}).get("nodeSelectorTerms")
-        if not had:
-            new.setdefault("affinity", {})
-            keep(new["affinity"], old.get("affinity") or {}, "nodeAffinity")
-    return errors
-
-
 def _differences(old: object, new: object, path: str) -> list[str]:
     """Which fields differ, one line for the old value and one for the new."""
     if isinstance(old, dict) and isinstance(new, dict):
@@ -222,7 +200,7 @@ def _ephemeral_update(new: Tree, old: Tree) -> Errors:
 
 
 def _status_update(new: Tree, old: Tree) -> Errors:
-    errors: Errors = []
+    errors = pod_validation.annotation_update(new, old)
     after, before = status(new), status(old)
     for index, condition in enumerate(items(after, "conditions")):
         if condition.get("type") not in SYSTEM_CONDITIONS:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from master.apiserver.kinds import checks, pod_containers, pod_scheduling, pod_volumes
+from master.apiserver.kinds import checks, pod_apparmor, pod_containers, pod_scheduling, pod_volumes
 from master.apiserver.kinds.common import Errors, Tree, go_strings, items, notes, part
 from sampan.api.errors import duplicate, forbidden, invalid, not_supported, required
 
@@ -17,7 +17,6 @@ MAX_INT32 = 2**31 - 1
 MAX_SYSCTL = 253
 _SYSCTL_SEGMENT = "[a-z0-9]([-_a-z0-9]*[a-z0-9])?"
 _SYSCTL = rf"^({_SYSCTL_SEGMENT}[\./])*{_SYSCTL_SEGMENT}$"
-_APP_ARMOR = "container.apparmor.security.beta.kubernetes.io/"
 MIRROR = "kubernetes.io/config.mirror"
 DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 
@@ -40,6 +39,17 @@ def pod(obj: Tree) -> Errors:
     return errors
 
 
+def new_pod(obj: Tree) -> Errors:
+    """What a pod may not have from the start."""
+    spec = part(obj, "spec")
+    errors = pod_apparmor.contradictions(notes(obj), spec, "spec")
+    if items(spec, "ephemeralContainers"):
+        errors.append(forbidden("spec.ephemeralContainers", "cannot be set on create"))
+    if spec.get("nodeName") and items(spec, "schedulingGates"):
+        errors.append(forbidden("spec.nodeName", "cannot be set until all schedulingGates have been cleared"))
+    return errors
+
+
 def template(tree: Tree, path: str) -> Errors:
     """A pod template."""
     spec = part(tree, "spec")
@@ -48,6 +58,7 @@ def template(tree: Tree, path: str) -> Errors:
     errors += checks.annotation_map(f"{path}.annotations", part(meta, "annotations"))
     errors += pod_annotations(part(meta, "annotations"), spec, f"{path}.annotations")
     errors += pod_spec(spec, f"{path}.spec", is_pod=False)
+    errors += pod_apparmor.contradictions(part(meta, "annotations"), spec, f"{path}.spec")
     if items(spec, "ephemeralContainers"):
         errors.append(forbidden(f"{path}.spec.ephemeralContainers", "ephemeral containers not allowed in pod template"))
     return errors
@@ -63,10 +74,19 @@ def pod_annotations(found: Tree, spec: Tree, path: str) -> Errors:
     whole = cost is not None and re.fullmatch(r"0|-?[1-9][0-9]*|-0", cost)
     if cost is not None and not (whole and -MAX_INT32 - 1 <= int(cost) <= MAX_INT32):
         errors.append(invalid(f"{path}[{DELETION_COST}]", cost, "must be a 32bit integer"))
-    names = {container.get("name") for key in ("containers", "initContainers") for container in items(spec, key)}
-    for key in sorted(found):
-        if key.startswith(_APP_ARMOR) and key[len(_APP_ARMOR):] not in names:
-            errors.append(invalid(f"{path}[{key}]", key[len(_APP_ARMOR):], "container not found"))
+    return errors + pod_apparmor.wrong_annotations(found, spec, path)
+
+
+def annotation_update(new: Tree, old: Tree) -> Errors:
+    """Of the annotations that mean something, two kinds never change, through whichever door."""
+    before, after = notes(old), notes(new)
+    errors: Errors = []
+    for key in sorted(before.keys() | after.keys()):
+        kind = ("AppArmor annotations" if key.startswith(pod_apparmor.PREFIX)
+                else "mirror pod annotation" if key == MIRROR else "")
+        if kind and before.get(key) != after.get(key):
+            what = "remove or update" if key in before else "add"
+            errors.append(forbidden(f"metadata.annotations[{key}]", f"may not {what} {kind}"))
     return errors
 
 

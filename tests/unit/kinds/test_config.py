@@ -95,3 +95,5 @@ def test_service_accounts() -> None:
     noted = config()
     noted["metadata"] = {**META, "annotations": {"kubernetes.io/enforce-mountable-secrets": "true"}}
     assert len(strategy(key).warnings(noted)) == 1
+    assert len(strategy(key).update_warnings(noted, config())) == 1
+    assert strategy(key).update_warnings(noted, noted) == []

@@ -5,7 +5,19 @@ from typing import Any
 
 import pytest
 
-from tests.support.kinds import POD, context, create_errors, made, pod, pod_with, strategy, update_errors
+from tests.support.kinds import (
+    DEPLOYMENT,
+    POD,
+    context,
+    create_errors,
+    made,
+    pod,
+    pod_with,
+    strategy,
+    template,
+    update_errors,
+    workload,
+)
 
 Tree = dict[str, Any]
 
@@ -168,6 +180,102 @@ def with_ports(*ports: Tree) -> Tree:
 def test_more_warnings(tree: Tree, expected: list[str]) -> None:
     assert create_errors(POD, tree) == []
     assert strategy(POD).warnings(made(POD, tree)) == expected
+
+
+def test_only_who_makes_a_pod_is_warned() -> None:
+    old = made(POD, pod(terminationGracePeriodSeconds=-1))
+    assert len(strategy(POD).warnings(old)) == 1
+    assert strategy(POD).update_warnings(deepcopy(old), old) == []
+
+
+def test_a_workloads_warnings_come_with_a_change_of_its_spec() -> None:
+    old = made(DEPLOYMENT, workload(template=template(terminationGracePeriodSeconds=-1)))
+    old["metadata"]["generation"] = 1
+    new = deepcopy(old)
+    assert strategy(DEPLOYMENT).update_warnings(new, old) == []
+    new["metadata"]["generation"] = 2
+    assert strategy(DEPLOYMENT).update_warnings(new, old) == [
+        ("spec.template.spec.terminationGracePeriodSeconds: must be >= 0; negative values are invalid and will be "
+        "treated as 1")]
+
+
+TERMS = "spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms"
+ZONE: Tree = {"key": "zone", "operator": "Exists"}
+DISK: Tree = {"key": "disk", "operator": "In", "values": ["ssd"]}
+
+
+def gated(*terms: Tree, **spec: Any) -> Tree:
+    """A pod behind a gate, which asks its node for one of the terms."""
+    if terms:
+        spec["affinity"] = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
+            "nodeSelectorTerms": list(terms)}}}
+    return pod(schedulingGates=[{"name": "example.com/wait"}], **spec)
+
+
+@pytest.mark.parametrize(("old", "new", "expected"), [
+    (gated(), gated({"matchExpressions": [ZONE]}), []),
+    (gated({"matchExpressions": [ZONE]}), gated({"matchExpressions": [ZONE, DISK]}), []),
+    (gated({"matchExpressions": [ZONE]}), gated({"matchExpressions": [ZONE]}, nodeSelector={"a": "b"}), []),
+    (gated({"matchExpressions": [ZONE]}), gated({"matchExpressions": [DISK]}),
+     [(TERMS + '[0]: Invalid value: {"matchExpressions":[{"key":"disk","operator":"In","values":["ssd"]}]}: only '
+       "additions are allowed (no mutations or deletions)")]),
+    (gated({"matchExpressions": [ZONE]}), gated(),
+     [TERMS + ": Invalid value: []: no additions/deletions to non-empty NodeSelectorTerms list are allowed"]),
+    (gated(nodeSelector={"a": "b"}), gated(nodeSelector={"a": "c"}),
+     [('spec.nodeSelector: Invalid value: map[string]string{"a":"c"}: only additions to spec.nodeSelector are allowed '
+       "(no mutations or deletions)")]),
+])
+def test_a_gated_pod_may_only_be_narrowed(old: Tree, new: Tree, expected: list[str]) -> None:
+    assert update_errors(POD, old, new) == expected
+
+
+APPARMOR = "container.apparmor.security.beta.kubernetes.io/c"
+
+
+@pytest.mark.parametrize(("annotation", "profile"), [
+    ("unconfined", {"type": "Unconfined"}), ("runtime/default", {"type": "RuntimeDefault"}),
+    ("localhost/mine", {"type": "Localhost", "localhostProfile": "mine"}), ("localhost/", None), ("", None),
+])
+def test_an_apparmor_annotation_counts_as_the_field(annotation: str, profile: Tree | None) -> None:
+    tree = pod()
+    tree["metadata"]["annotations"] = {APPARMOR: annotation}
+    assert create_errors(POD, tree) == []
+    container = made(POD, tree)["spec"]["containers"][0]
+    assert container.get("securityContext", {}).get("appArmorProfile") == profile
+
+
+@pytest.mark.parametrize(("annotation", "field", "expected"), [
+    ("unconfined", {"type": "Unconfined"}, []),
+    ("unconfined", {"type": "RuntimeDefault"},
+     [("spec.containers[0].securityContext.appArmorProfile.type: Forbidden: apparmor type in annotation and field must "
+      "match")]),
+    ("localhost/a", {"type": "Localhost", "localhostProfile": "b"},
+     [("spec.containers[0].securityContext.appArmorProfile.localhostProfile: Forbidden: apparmor profile in annotation "
+      "and field must match")]),
+    ("none", None, [f'metadata.annotations[{APPARMOR}]: Invalid value: "none": invalid AppArmor profile name: "none"']),
+])
+def test_an_apparmor_annotation_and_the_field_agree(annotation: str, field: Tree | None, expected: list[str]) -> None:
+    tree = pod_with(**({"securityContext": {"appArmorProfile": field}} if field else {}))
+    tree["metadata"]["annotations"] = {APPARMOR: annotation}
+    assert create_errors(POD, tree) == expected
+
+
+@pytest.mark.parametrize("subresource", ["", "status"])
+def test_annotations_that_never_change(subresource: str) -> None:
+    old, new = pod(), pod()
+    old["metadata"]["annotations"] = {APPARMOR: "unconfined"}
+    new["metadata"]["annotations"] = {"kubernetes.io/config.mirror": "x"}
+    assert [text for text in update_errors(POD, old, new, subresource) if ": Forbidden: may not" in text] == [
+        f"metadata.annotations[{APPARMOR}]: Forbidden: may not remove or update AppArmor annotations",
+        "metadata.annotations[kubernetes.io/config.mirror]: Forbidden: may not add mirror pod annotation"]
+
+
+def test_a_status_that_is_taken_away_keeps_the_class() -> None:
+    old = made(POD, pod())
+    new = pod()
+    strategy(POD).prepare_update(new, old, context("status"))
+    assert new["status"] == {"qosClass": "BestEffort"}
+    assert strategy(POD).validate_update(new, old, context("status")) == []
 
 
 def test_annotations_that_do_nothing_any_more() -> None:
