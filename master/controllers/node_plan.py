@@ -21,6 +21,8 @@ STARTUP_GRACE = 60.0
 """The same for a node that has never reported."""
 RATE = 0.1
 """Nodes a second, in each zone, that may begin to evict their pods (--node-eviction-rate)."""
+FOREVER = 10**9
+"""Seconds: who tolerates a taint for decades is never evicted. The calendar ends before int64 does."""
 UNHEALTHY_SHARE = 0.55
 LARGE_ZONE = 50
 NOT_READY = "node.kubernetes.io/not-ready"
@@ -172,7 +174,8 @@ def eviction(pod: Pod, taints: Sequence[Taint], now: datetime) -> Eviction:
         matching = [item for item in pod.spec.tolerations if tolerates(item, taint)]
         if not matching:
             return Eviction(now)
-        seconds = [item.toleration_seconds for item in matching if item.toleration_seconds is not None]
+        seconds = [item.toleration_seconds for item in matching
+                   if item.toleration_seconds is not None and item.toleration_seconds < FOREVER]
         if seconds:
             since = max((taint.time_added or Time.of(now)).timestamp(), _bound_at(pod))
             due.append(datetime.fromtimestamp(since + max(0, min(seconds)), tz=now.tzinfo))

@@ -140,6 +140,7 @@ def test_eviction_times() -> None:
     assert due(forever, taints=(lost,)) is None
     assert due(patient, taints=(lost, taint("other", "NoExecute"))) == NOW
     assert due(replace(patient, toleration_seconds=10), taints=(lost,)) == NOW - timedelta(seconds=90)
+    assert due(replace(patient, toleration_seconds=2**63 - 1), taints=(lost,)) is None
     late = pod("p", node="n1", creation_timestamp=Time.of(NOW - timedelta(seconds=20)))
     late = replace(late, spec=replace(late.spec, tolerations=[patient]))
     assert plans.eviction(late, (lost,), NOW).at == NOW + timedelta(seconds=280), "it came after the taint"
