@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from prometheus_client.core import Metric
+from prometheus_client.metrics import MetricWrapperBase
 
 from agent.stats import kubelet, node
 from agent.stats.metrics import AgentMetrics
@@ -54,6 +55,18 @@ def names() -> set[str]:
             {"type": "Ready", "status": "True"}]}}))
     told = re.findall(r"^# TYPE (\w+)", page.render().decode(), re.MULTILINE)
     return {metric.name for metric in collected()} | set(told)
+
+
+def test_labels_are_described() -> None:
+    described = {(name.removesuffix("_total"), frozenset(filter(None, labels.split(", ")))) for name, labels in
+                 re.findall(r"^\| `(\w+)` \| \w+ \| ([^|]*?) *\|", (DOCS / "metrics.md").read_text(), re.MULTILINE)}
+    agent = AgentMetrics("node-1", "v1")
+    ProxyMetrics(agent.registry)
+    made = {(metric.describe()[0].name, frozenset(metric._labelnames))
+            for registry in (agent.registry, Metrics().registry) for metric in registry._collector_to_names
+            if isinstance(metric, MetricWrapperBase)}
+    assert made
+    assert made <= described
 
 
 def test_every_metric_is_described() -> None:
