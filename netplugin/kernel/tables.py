@@ -23,6 +23,8 @@ _TIMEOUT = 120.0
 """Seconds for one change; a whole table of 10,000 Services on a small machine takes a minute at worst."""
 
 _PIECE = 1 << 16
+_TRIES = 5
+"""How often chains are counted while somebody keeps changing rules: to read them all takes seconds."""
 
 Stamp = int | tuple[tuple[int, int] | None, ...] | None
 
@@ -100,13 +102,16 @@ class HostTables:
     async def settle(self) -> Mapping[ChainId, int] | None:
         """See Tables."""
         backend = await self.backend()
-        self._known = self._stamp()
         if not backend.nf_tables:
+            self._known = self._stamp()
             return None
-        counted = await self._blocking(partial(chain_uses, TABLES))
-        if counted is None:
-            self._known = None
-        return counted
+        for _ in range(_TRIES):
+            self._known = self._stamp()
+            counted = await self._blocking(partial(chain_uses, TABLES))
+            if counted is not None:
+                return counted
+        self._known = None
+        return None
 
     async def close(self) -> None:
         """End the thread."""
