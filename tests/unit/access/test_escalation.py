@@ -103,6 +103,9 @@ GRANT = ('user "alice" (groups=["staff" "system:authenticated"]) is attempting t
     (CLUSTERROLES, {**role("r"), "aggregationRule": {"clusterRoleSelectors": [{}]}}, [],
      ('403 clusterroles.rbac.authorization.k8s.io "r" is forbidden: must have cluster-admin privileges to use the '
      "aggregationRule")),
+    (CLUSTERROLES, {**role("r"), "aggregationRule": {"clusterRoleSelectors": [{}]}},
+     [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}, {"nonResourceURLs": ["*"], "verbs": ["*"]}], ""),
+    (CLUSTERROLES, {**role("r"), "aggregationRule": {"clusterRoleSelectors": []}}, [], ""),
     (CLUSTERROLEBINDINGS, binding("b", "ClusterRole/pods", "User:bob"), [], ""),
     (CLUSTERROLEBINDINGS, binding("b", "ClusterRole/secrets", "User:bob"), [],
      (f'403 clusterrolebindings.rbac.authorization.k8s.io "b" is forbidden: {GRANT}\n'

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from master.controllers import rollout as sums
 from master.controllers.deployment_plan import Plan, _progressed, plan
 from master.controllers.pods import find
-from sampan.api.types.apps_v1 import Deployment, DeploymentStatus, RollingUpdateDeployment
+from sampan.api.types.apps_v1 import Deployment, DeploymentStatus, ReplicaSetStatus, RollingUpdateDeployment
 from sampan.loop.clock import FakeClock
 from tests.support.controllers import deployment
 
@@ -46,6 +46,11 @@ def test_without_a_deadline_nothing_is_said_of_progress() -> None:
     again = plan(made, [first.create], NOW + timedelta(days=99), old_pods=False)
     assert again.again is None
     assert [item.type for item in (again.status or made.status).conditions] == ["Available"]
+    counts = ReplicaSetStatus(replicas=2, ready_replicas=2, available_replicas=2)
+    done = plan(made, [replace(first.create, status=counts)], NOW, old_pods=False)
+    assert done.status is not None
+    assert done.status.available_replicas == 2
+    assert [item.type for item in done.status.conditions] == ["Available"]
 
 
 @pytest.mark.parametrize(("change", "progress"), [

@@ -233,7 +233,9 @@ async def test_signatures_are_for_those_who_ask_for_them() -> None:
     (["A 198.51.100.1"], {"ttl": 60}, 60), (["A 198.51.100.1"], {"ttl": 86400}, 300),
     (["A 198.51.100.1"], {"ttl": 0}, 0),
     ([], {"soa": "example.com.", "ttl": 7}, 7), ([], {"soa": "example.com.", "ttl": 900}, 20), ([], {}, 0),
-    (["A 198.51.100.1"], {"truncated": True}, 0), ([], {"rcode": dns.rcode.REFUSED}, 0)])
+    (["A 198.51.100.1"], {"truncated": True}, 0), ([], {"rcode": dns.rcode.REFUSED}, 0),
+    ([], {"rcode": dns.rcode.SERVFAIL, "soa": "example.com."}, 0),
+    (["A 198.51.100.1"], {"rcode": dns.rcode.SERVFAIL}, 0)])
 def test_how_long_an_answer_holds(records: list[str], options: dict[str, Any], lifetime: float) -> None:
     question = Question(to_wire("a.example.com"), 1)
     assert lifetime_of(upstream_answer(question, *records, **options)) == lifetime

@@ -34,6 +34,23 @@ async def test_only_the_prefixes_are_encrypted(key_file: Path) -> None:
     assert read.value == b'{"r":"1","p":"hunter2"}'
 
 
+async def test_a_value_that_is_changed_is_sealed_again(key_file: Path) -> None:
+    inner = MemoryStore()
+    store = await EncryptedStore.open(inner, key_file, [SECRETS])
+    made = await store.create(SECRETS + "a", b"hunter2")
+    await store.update(SECRETS + "a", b"hunter3", expected=made.revision)
+    plain = await store.create("/registry/core/configmaps/a", b"hunter2")
+    await store.update("/registry/core/configmaps/a", b"hunter3", expected=plain.revision)
+    sealed, open_ = await inner.get(SECRETS + "a"), await inner.get("/registry/core/configmaps/a")
+    assert sealed is not None
+    assert open_ is not None
+    assert b"hunter" not in sealed.value
+    assert open_.value == b"hunter3"
+    read = await store.get(SECRETS + "a")
+    assert read is not None
+    assert read.value == b"hunter3"
+
+
 async def test_equal_values_look_different(key_file: Path) -> None:
     inner = MemoryStore()
     store = await EncryptedStore.open(inner, key_file, [SECRETS])
