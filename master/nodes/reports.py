@@ -13,7 +13,7 @@ from typing import TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from master.nodes.identity import Identities, NodeIdentity
+from master.nodes.identity import Identities, NodeIdentity, Refused
 from master.nodes.world import World
 from sampan.api import codec
 from sampan.api.errors import ApiError, bad_request, conflict, forbidden_request, not_found
@@ -162,7 +162,14 @@ class NodeReports:
         await _with_retries(attempt)
 
     async def _register(self, who: NodeIdentity, reported: core_v1.Node) -> core_v1.Node:
-        """Create the Node; of its spec a new node may bring taints, its provider's id and unschedulable."""
+        """Create the Node; of its spec a new node may bring taints, its provider's id and unschedulable.
+
+        It may have been deleted while this report was on its way: then it stays deleted.
+        """
+        try:
+            await self._identities.admit(who)
+        except Refused as error:
+            raise _forbidden(NODES, who.node, str(error)) from error
         spec = core_v1.NodeSpec(taints=reported.spec.taints, provider_id=reported.spec.provider_id,
                                 unschedulable=reported.spec.unschedulable)
         metadata = replace(reported.metadata, uid="", resource_version="", owner_references=[], finalizers=[])

@@ -138,12 +138,12 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
 
     async def _review(self, request: node_pb2.ReviewRequest, context: Any) -> node_pb2.ReviewReply:
         who = _identify(context)
-        self._require_node(who)
+        await self._require_node(who)
         return await self._ask_authority().review(who.node, request)
 
     async def _issue(self, request: node_pb2.IssueTokenRequest, context: Any) -> node_pb2.IssueTokenReply:
         who = _identify(context)
-        self._require_node(who)
+        await self._require_node(who)
         return await self._ask_authority().issue(who.node, request)
 
     def _ask_authority(self) -> NodeAuthority:
@@ -174,7 +174,7 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
 
     async def _stream(self, context: Any) -> None:
         who = _identify(context)
-        self._require_node(who)
+        await self._require_node(who)
         await self._streams.serve(who, context)
 
     async def _renew(self, request: node_pb2.RenewRequest, context: Any) -> node_pb2.RenewReply:
@@ -192,8 +192,9 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
         log.info('node "%s" has a new certificate', who.node)
         return node_pb2.RenewReply(certificate=certificate)
 
-    def _require_node(self, who: NodeIdentity) -> None:
-        if self._world.get(NODES, who.node) is None:
+    async def _require_node(self, who: NodeIdentity) -> None:
+        """A Node of that name is not enough: it may have been deleted, and another host have joined as it."""
+        if not await self._identities.admit(who):
             raise Refused(403, f'there is no node "{who.node}"')
 
     async def _fetch(self, key: Key) -> Object | None:
