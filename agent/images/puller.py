@@ -43,8 +43,7 @@ class _Backoff:
 class ImagePuller:
     """Finds and pulls images. Pulls of one image wait for one another; at most `parallel` run at once."""
 
-    def __init__(self, engine: Engine, view: ClusterView, clock: Clock, *, parallel: int = 4,
-                 pulled: Callable[[Image], None] = lambda _image: None) -> None:
+    def __init__(self, engine: Engine, view: ClusterView, clock: Clock, *, parallel: int = 4) -> None:
         self._engine = engine
         self._view = view
         self._clock = clock
@@ -52,7 +51,6 @@ class ImagePuller:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._local: dict[str, Image] = {}
         self._backoffs: dict[tuple[str, str], _Backoff] = {}
-        self._pulled = pulled
 
     async def ensure(self, pod: core_v1.Pod, container: core_v1.Container, tell: Tell) -> Image:
         """The container's image, pulled if need be; ImageFailure where it is not to be had (now)."""
@@ -129,7 +127,6 @@ class ImagePuller:
             raise ImageFailure("ErrImagePull", str(error), RETRY_SOON) from error
         self._backoffs.pop(key, None)
         self._local[reference.pullable] = image
-        self._pulled(image)
         done = self._clock.monotonic()
         tell("Normal", "Pulled", f'Successfully pulled image "{name}" in {_seconds(done - begun)} '
                                  f"({_seconds(done - asked)} including waiting). Image size: {image.size} bytes.")

@@ -312,7 +312,7 @@ class Actions:
         container = next((entry for entry in (*self._pod.spec.containers, *self._pod.spec.init_containers)
                           if entry.name == step.name), None)
         hook = container.lifecycle.pre_stop if container and container.lifecycle else None
-        if container and hook and step.cause != "hook":
+        if container and hook:
             error = await run_hook(hook, self.target(container, step.id), self._rooms.engine, self._rooms.http_hook,
                                    clock, step.grace)
             if error:

@@ -178,9 +178,11 @@ async def test_post_start_that_fails_ends_the_container(world: World) -> None:
     async with world.agent():
         pod = world.create(make_pod(restartPolicy="Never", containers=[
             {"name": "app", "image": "app:1", "command": ["pause"],
-             "lifecycle": {"postStart": {"exec": {"command": ["false"]}}}}]))
+             "lifecycle": {"postStart": {"exec": {"command": ["false"]}},
+                           "preStop": {"httpGet": {"port": 80}}}}]))
         await world.settle()
         assert world.reports.messages("FailedPostStartHook") == ["PostStartHook failed"]
+        assert world.hooks.asked == ["app"], "whatever ends a container, its preStop runs before"
         assert world.status(pod).phase == "Failed"
 
 
