@@ -7,7 +7,7 @@ a change of a pod's spec, so a node cannot move or alter its pods by any message
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
 import msgspec
@@ -252,7 +252,3 @@ async def _with_retries(attempt: Callable[[bool], Awaitable[None]]) -> None:
         except ApiError as error:
             if not (error.is_conflict or error.is_already_exists) or number == _TRIES - 1:
                 raise
-
-
-RETRYABLE: Sequence[int] = (409, 429, 500, 502, 503, 504)
-"""Codes of refusals that may pass: the agent tries again."""
