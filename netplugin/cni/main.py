@@ -27,6 +27,9 @@ def main() -> int:
     except CniError as error:
         _print(spec.error_result(error, version))
         return 1
+    except Exception as error:  # noqa: BLE001 - runtimes know no other failures than the specification's
+        _print(spec.error_result(CniError(spec.INTERNAL, f"{type(error).__name__}: {error}"), version))
+        return 1
     if result is not None:
         _print(result)
     return 0

@@ -119,7 +119,10 @@ def add_result(version: str, interfaces: Sequence[Mapping[str, str]], address: s
 def port_mappings(config: Mapping[str, Any]) -> list[tuple[int, int, str, str]]:
     """Host port, container port, protocol and host address of each of runtimeConfig's portMappings."""
     found = []
-    for mapping in _mapping(config.get("runtimeConfig") or {}, "runtimeConfig").get("portMappings") or ():
+    mappings = _mapping(config.get("runtimeConfig") or {}, "runtimeConfig").get("portMappings") or ()
+    if not isinstance(mappings, Sequence):
+        raise CniError(INVALID_CONFIG, "portMappings is no list")
+    for mapping in mappings:
         try:
             protocol = _PROTOCOLS[str(mapping.get("protocol") or "tcp").upper()]
             address = str(mapping.get("hostIP") or "")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -10,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netplugin import description
-from netplugin.cni import spec
+from netplugin.cni import commands, spec
 from netplugin.cni.commands import sandbox_id
-from netplugin.cni.main import answer
+from netplugin.cni.main import answer, main
 from netplugin.cni.settings import settings
 from netplugin.cni.spec import CniError, read_request
 from netplugin.description import Description
@@ -95,8 +96,9 @@ def test_results_by_version() -> None:
     ([{"hostPort": 8080, "containerPort": 80, "hostIP": "x"}], None),
     ([{"hostPort": 8080, "containerPort": 80, "hostIP": "::"}], [(8080, 80, "TCP", "::")]),
     (["8080:80"], None),
+    (8080, None),
 ])
-def test_port_mappings(mappings: list[Any], expected: list[Any] | None) -> None:
+def test_port_mappings(mappings: Any, expected: list[Any] | None) -> None:
     config = {"runtimeConfig": {"portMappings": mappings}}
     if expected is None:
         with pytest.raises(CniError) as caught:
@@ -124,6 +126,19 @@ def test_whatever_comes_is_answered_or_refused_with_a_code(environment: dict[str
     except CniError as error:
         code = error.code
     assert 0 < code < 12
+
+
+def test_a_fault_of_our_own_is_told_as_the_specification_s_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    config = {**CONFIG, "stateDir": str(tmp_path), "podCIDR": "10.9.0.0/24"}
+    for name, value in ADD.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(config)))
+    monkeypatch.setattr(commands, "run", lambda *_: int("x"))
+    assert main() == 1
+    told = json.loads(capsys.readouterr().out)
+    assert (told["cniVersion"], told["code"]) == ("1.0.0", spec.INTERNAL)
+    assert told["msg"].startswith("ValueError: invalid literal")
 
 
 def test_every_attachment_of_a_container_has_its_own_key() -> None:
