@@ -181,7 +181,7 @@ class Agent:
         config, clock, link, engine = self._config, self._clock, base.link, base.engine
 
         async def infra_image(missing: bool) -> str:
-            return config.infra_image or (await ensure_infra_image(engine) if missing else REFERENCE)
+            return await ensure_infra_image(engine, config.infra_image) if missing else config.infra_image or REFERENCE
 
         return Rooms(
             node=node, engine=engine, network=base.network, volumes=base.volumes, cgroups=cgroups, prober=prober,

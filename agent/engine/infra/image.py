@@ -24,8 +24,12 @@ _PLATFORMS: Mapping[str, tuple[Machine, str]] = {
 }
 
 
-async def ensure_infra_image(engine: Engine) -> str:
-    """Load the image where it is missing; returns its reference."""
+async def ensure_infra_image(engine: Engine, other: str = "") -> str:
+    """Load the image where it is missing, or pull the `other` that is used in its place; returns the reference."""
+    if other:
+        if await engine.image(other) is None:
+            await engine.pull(other)
+        return other
     if await engine.image(REFERENCE) is None:
         await engine.load(infra_archive((await engine.info()).architecture))
     return REFERENCE

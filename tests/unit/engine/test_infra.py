@@ -112,3 +112,13 @@ async def test_it_is_loaded_only_where_missing() -> None:
     empty = FakeEngine()
     await ensure_infra_image(empty)
     assert "load" in [call for call, _ in empty.calls]
+
+
+async def test_another_image_is_pulled_where_it_is_missing() -> None:
+    engine = FakeEngine()
+    with pytest.raises(EngineError, match="manifest unknown"):
+        await ensure_infra_image(engine, "reg.example/pause:3")
+    engine.add_image("reg.example/pause:3", remote=True)
+    for _ in range(2):
+        assert await ensure_infra_image(engine, "reg.example/pause:3") == "reg.example/pause:3"
+    assert [call for call, _ in engine.calls].count("pull") == 2, "one failed, one came, the third found it there"
