@@ -42,6 +42,11 @@ def test_faults_are_told_in_upstream_words(fields: dict[str, Any], text: str) ->
     assert texts(obj(**fields))[0].startswith(text)
 
 
+def test_of_the_collector_s_finalizers_one_may_be_there() -> None:
+    for finalizer in ("orphan", "foregroundDeletion"):
+        assert texts(obj(finalizers=[finalizer])) == []
+
+
 def test_two_controllers_are_refused() -> None:
     owner = {"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u", "controller": True}
     assert "Only one reference can have Controller set to true" in texts(obj(ownerReferences=[owner, owner]))[0]

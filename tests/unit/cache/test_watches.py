@@ -295,6 +295,34 @@ async def test_where_history_does_not_reach_back_the_cache_lists_and_watchers_mu
             await cache.watch("1")
 
 
+async def test_who_keeps_an_index_is_told_of_all_when_the_cache_lists_anew() -> None:
+    """Of what is gone too: roles and nodes' pods are known from that."""
+    store, clock = Breakable(), FakeClock()
+    writer = Writer(store)
+    for name in ("a/gone", "a/kept"):
+        await writer.put(name)
+    index: set[str] = set()
+
+    def listener(old: Entry | None, new: Entry | None) -> None:
+        if old is not None:
+            index.remove(old.name)
+        if new is not None:
+            index.add(new.name)
+
+    async with running(store, clock=clock) as cache:
+        await cache.list()
+        cache.listen(listener)
+        assert index == {"gone", "kept"}
+        store.break_watches()
+        await clock.settle()
+        await writer.remove("a/gone")
+        await writer.put("a/new")
+        await store.compact(store.revision)
+        await clock.advance(5)
+        await cache.list()
+        assert index == {"kept", "new"}
+
+
 async def test_kinds_without_history_have_no_gap_after_a_failure() -> None:
     store, clock = Breakable(), FakeClock()
     writer = Writer(store, EVENTS)

@@ -229,6 +229,22 @@ async def test_signatures_are_for_those_who_ask_for_them() -> None:
     assert [question.dnssec for _, question, _ in bench.exchange.asked] == [False, True]
 
 
+@pytest.mark.parametrize("checked", [True, False])
+async def test_only_what_a_server_has_checked_is_said_to_be_authentic(checked: bool) -> None:
+    """And only to those who asked: by AD, or for the signatures themselves."""
+    bench = Bench()
+
+    def answer(question: Question, _stream: bool) -> dns.message.Message:
+        made = upstream_answer(question, "A 198.51.100.7")
+        made.flags |= dns.flags.AD if checked else 0
+        return made
+
+    bench.exchange.default = answer
+    asked = [await bench.ask("www.example.com", **options) for options in (
+        {"flags": dns.flags.RD}, {"flags": dns.flags.RD | dns.flags.AD}, {"want_dnssec": True})]
+    assert [bool(made.flags & dns.flags.AD) for made in asked] == [False, checked, checked]
+
+
 @pytest.mark.parametrize(("records", "options", "lifetime"), [
     (["A 198.51.100.1"], {"ttl": 60}, 60), (["A 198.51.100.1"], {"ttl": 86400}, 300),
     (["A 198.51.100.1"], {"ttl": 0}, 0),
