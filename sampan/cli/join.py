@@ -79,6 +79,20 @@ class JoinOptions:
 
 def check(options: JoinOptions) -> JoinOptions:
     """See that the options can be meant; CommandError. Returns them with the server's address made whole."""
+    whole = check_server(options)
+    try:
+        BootstrapToken.parse(options.token)
+    except ValueError as error:
+        raise CommandError(f"--token: {error}", NEW_LINE) from error
+    digest = options.ca_hash.partition("sha256:")[2]
+    if len(digest) != 64 or set(digest.lower()) - set("0123456789abcdef"):
+        raise CommandError("--ca-hash: needed to know the master from somebody in between: sha256: and 64 digits",
+                           NEW_LINE)
+    return whole
+
+
+def check_server(options: JoinOptions) -> JoinOptions:
+    """The options with the server's address made whole; CommandError where it is none."""
     text = options.server if "://" in options.server else f"https://{options.server}"
     url = urlsplit(text)
     try:
@@ -88,14 +102,6 @@ def check(options: JoinOptions) -> JoinOptions:
     if url.scheme != "https" or not url.hostname or url.path not in ("", "/") or not port:
         raise CommandError(f"{options.server!r} is not an API server's address",
                            "it looks like https://192.168.56.10:6443")
-    try:
-        BootstrapToken.parse(options.token)
-    except ValueError as error:
-        raise CommandError(f"--token: {error}", NEW_LINE) from error
-    digest = options.ca_hash.partition("sha256:")[2]
-    if len(digest) != 64 or set(digest.lower()) - set("0123456789abcdef"):
-        raise CommandError("--ca-hash: needed to know the master from somebody in between: sha256: and 64 digits",
-                           NEW_LINE)
     host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
     values = {field: getattr(options, field) for field in JoinOptions.__slots__}
     return JoinOptions(**values | {"server": f"https://{host}:{port}"})

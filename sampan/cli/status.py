@@ -7,7 +7,7 @@ from typing import Any
 
 from sampan.api.errors import ApiError
 from sampan.api.resources import NODES, PODS
-from sampan.cli import objects
+from sampan.cli import configure, join, objects
 from sampan.cli.paths import Paths
 from sampan.cli.progress import CommandError
 from sampan.cli.units import Name, Units
@@ -16,17 +16,27 @@ Tree = dict[str, Any]
 
 
 async def collect(paths: Paths, units: Units) -> Tree:
-    """Everything that the status tells, as a tree; `error` says why the cluster could not be asked."""
-    names: tuple[Name, ...] = ("master", "agent")
+    """Everything that the status tells, as a tree; `error` says why the cluster could not be asked.
+
+    A host that has joined another's cluster runs no master, and may ask for its own node and pods only.
+    """
+    joined = paths.agent_config.exists() and not paths.master_config.exists()
+    names: tuple[Name, ...] = ("agent",) if joined else ("master", "agent")
     services = {name: units.status(name) for name in names}
     result: Tree = {
         "kubeconfig": str(paths.kubeconfig) if paths.kubeconfig.exists() else "",
         "services": {name: {"state": status.state, "pid": status.pid, "manager": status.manager,
                             "log": units.log_hint(name)} for name, status in services.items()}}
     try:
-        async with objects.connect(paths.kubeconfig) as client:
-            nodes = (await client.list(NODES)).items
-            pods = (await client.list(PODS)).items
+        if joined:
+            options = own(paths)
+            async with join.as_node(options, paths) as client:
+                nodes = [await client.get(NODES, options.name)]
+                pods = (await client.list(PODS, field_selector=f"spec.nodeName={options.name}")).items
+        else:
+            async with objects.connect(paths.kubeconfig) as client:
+                nodes = (await client.list(NODES)).items
+                pods = (await client.list(PODS)).items
     except (ApiError, CommandError) as error:
         return result | {"error": str(error)}
     phases: dict[str, int] = {}
@@ -35,6 +45,12 @@ async def collect(paths: Paths, units: Units) -> Tree:
     return result | {
         "nodes": [{"name": node.metadata.name, "ready": objects.is_ready(NODES, node)} for node in nodes],
         "pods": phases}
+
+
+def own(paths: Paths) -> join.JoinOptions:
+    """What this host joined, and as which node; CommandError."""
+    agent = configure.read(paths.agent_config)
+    return join.check_server(join.JoinOptions(str(agent.get("server") or ""), node_name=configure.node_name(agent)))
 
 
 def render(status: Tree, output: str) -> str:

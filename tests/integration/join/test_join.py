@@ -166,6 +166,8 @@ def test_it_joins_and_runs_pods(cluster: ClusterHandle, host: JoiningHost, line:
             "sleep", "600")
     kubectl("wait", "--for=condition=Ready", "pod/far", "--timeout=90s", timeout=100)
     assert "k8s_far_far" in host.docker("ps", "--format", "{{.Names}}")
+    seen = host.sampan("status").stdout
+    assert re.search(r"^agent +running .*\nnode +Ready +n2\npods +1 Running$", seen, re.MULTILINE), seen
     again = host.sampan(*host.join_arguments(line, "--node-name", "n2"))
     assert "This host is node n2 already, and Ready." in again.stdout
 

@@ -174,6 +174,24 @@ def test_status_names_what_is_wrong() -> None:
     assert not status.healthy(found)
 
 
+async def test_the_status_of_a_node_of_another_cluster_knows_no_master(tmp_path: Path) -> None:
+    place = paths(tmp_path)
+    place.config.mkdir()
+    place.agent_config.write_text("node-name: n1\nserver: https://127.0.0.1:1\n")
+    found = await status.collect(place, BackgroundUnits(place))
+    assert list(found["services"]) == ["agent"]
+    assert "the node's identity" in found["error"]
+    _, authority = ca.Authority.create("c")
+    own = authority.issue(ca.Identity("system:node:n1"))
+    folder = place.data / "agent/pki"
+    folder.mkdir(parents=True)
+    (folder / "node.pem").write_bytes(own.key + own.certificate)
+    (folder / "ca.crt").write_bytes(authority.certificate)
+    found = await status.collect(place, BackgroundUnits(place))
+    assert "https://127.0.0.1:1/api/v1/nodes/n1" in found["error"]
+    assert not status.healthy(found)
+
+
 def test_the_command_prints_one_clear_error(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("SAMPAN_CONFIG_DIR", str(tmp_path))
