@@ -211,8 +211,8 @@ def field_ref(ref: Tree, path: str, known: tuple[str, ...]) -> Errors:
             return checks.qualified_name(path, key.lower())
         if base == "metadata.labels":
             return checks.qualified_name(path, key)
-        if base in (*FIELDS_IN_ENV, *FIELDS_IN_FILES):
-            return [invalid(path, base, "does not support subscript")]
+        return [invalid(f"{path}.fieldPath", field,
+                        f"error converting fieldPath: field label does not support subscript: {field}")]
     if field not in (*FIELDS_IN_ENV, *FIELDS_IN_FILES, "spec.restartPolicy", "spec.schedulerName", "status.phase"):
         return [invalid(f"{path}.fieldPath", field,
                         f'error converting fieldPath: field label not supported: {field}')]

@@ -141,9 +141,17 @@ def _families(tree: Tree) -> Errors:
     policy = tree.get("ipFamilyPolicy")
     if policy is not None and policy not in FAMILY_POLICIES:
         errors.append(not_supported("spec.ipFamilyPolicy", policy, FAMILY_POLICIES))
+    elif policy == "SingleStack":
+        errors += [invalid("spec.ipFamilyPolicy", policy, "must be 'RequireDualStack' or 'PreferDualStack' when "
+                                                          f"multiple {what} are specified")
+                   for key, what in (("clusterIPs", "cluster IPs"), ("ipFamilies", "IP families"))
+                   if len(items(tree, key)) == 2]
     elif policy == "RequireDualStack" and not free:
         errors.append(invalid("spec.ipFamilyPolicy", policy,
                               "this cluster is not configured for dual-stack services"))
+    elif policy == "PreferDualStack" and not is_headless(tree) and len(items(tree, "clusterIPs")) > 1:
+        errors.append(invalid("spec.clusterIPs[1]", go_strings(items(tree, "clusterIPs")),
+                              "IPv6 is not configured on this cluster"))
     return errors
 
 

@@ -171,6 +171,24 @@ def test_families(fields: Tree, policy: str, families: list[str]) -> None:
     assert create_errors(SERVICE, found) == []
 
 
+TWO_ADDRESSES: Tree = {"clusterIP": "10.96.0.5", "clusterIPs": ["10.96.0.5", "fd00::5"]}
+SINGLE = ('spec.ipFamilyPolicy: Invalid value: "SingleStack": must be \'RequireDualStack\' or \'PreferDualStack\' when '
+          "multiple {} are specified")
+
+
+@pytest.mark.parametrize(("fields", "expected"), [
+    (TWO_ADDRESSES, [SINGLE.format("cluster IPs")]),
+    (TWO_ADDRESSES | {"ipFamilyPolicy": "PreferDualStack"},
+     ['spec.clusterIPs[1]: Invalid value: []string{"10.96.0.5", "fd00::5"}: IPv6 is not configured on this cluster']),
+    ({"clusterIP": "None", "ipFamilyPolicy": "SingleStack", "ipFamilies": ["IPv4", "IPv6"]},
+     [SINGLE.format("IP families")]),
+])
+def test_a_second_address_is_refused_not_dropped(fields: Tree, expected: list[str]) -> None:
+    assert create_errors(SERVICE, service(**fields)) == expected
+    if "clusterIPs" in fields:
+        assert update_errors(SERVICE, service(clusterIP="10.96.0.5"), service(**fields)) == expected
+
+
 def pools() -> tuple[ClusterIPs, NodePorts, Strategy]:
     addresses, ports = ClusterIPs(rng=Random(1)), NodePorts(rng=Random(1))
     return addresses, ports, strategies(addresses, ports)[SERVICE]
