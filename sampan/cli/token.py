@@ -22,7 +22,9 @@ from sampan.pki.tokens import NAMESPACE, SECRET_TYPE, BootstrapToken, secret_nam
 
 FIELD_SELECTOR = f"type={SECRET_TYPE}"
 NODE_PORT = 6444
-_UNITS = {"h": "hours", "m": "minutes", "s": "seconds"}
+LONGEST = timedelta(days=100 * 365)
+"""The calendar's end, beyond which a date cannot be written, is far from it."""
+_SECONDS = {"h": 3600, "m": 60, "s": 1}
 
 
 def lifetime(text: str) -> timedelta | None:
@@ -32,10 +34,12 @@ def lifetime(text: str) -> timedelta | None:
     parts = re.findall(r"(\d+)([hms])", text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
         raise ValueError(f"{text!r} is no duration such as 24h, 1h30m or 0")
-    total = sum((timedelta(**{_UNITS[unit]: int(number)}) for number, unit in parts), timedelta())
-    if not total:
+    seconds = sum(int(number) * _SECONDS[unit] for number, unit in parts)
+    if not seconds:
         raise ValueError(f"{text!r} is over at once; 0 stands for no end")
-    return total
+    if seconds > LONGEST.total_seconds():
+        raise ValueError(f"{text!r} is more than {LONGEST.days // 365} years; 0 stands for no end")
+    return timedelta(seconds=seconds)
 
 
 async def create(client: Client, token: BootstrapToken, ttl: timedelta | None, description: str,
