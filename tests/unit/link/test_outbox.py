@@ -15,6 +15,12 @@ POD = core_v1.Pod(metadata=meta_v1.ObjectMeta(name="p", namespace="default", uid
                   spec=core_v1.PodSpec(containers=[]))
 
 
+@pytest.fixture(autouse=True)
+def no_gathering(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not sent is held back for another reason."""
+    monkeypatch.setattr(outboxes, "GATHER", 0.0)
+
+
 def status(message: str) -> core_v1.PodStatus:
     return core_v1.PodStatus(message=message)
 
@@ -136,10 +142,12 @@ async def test_events_are_dropped_when_they_are_old_or_too_many() -> None:
     clock = FakeClock()
     outbox = Outbox(clock)
     outbox.event(event("old"))
+    outbox.pod_status(POD, status("as old"))
     await clock.advance(EVENT_AGE + 1)
     for number in range(EVENT_COUNT + 5):
         outbox.event(event(f"e{number}"))
-    assert len(outbox) == EVENT_COUNT
+    assert len(outbox) == EVENT_COUNT + 1
+    assert message(await take(outbox)) == "as old", "a status holds until there is another"
     first = codec.decode(core_v1.Event, (await take(outbox)).event)
     assert first.metadata.name == "e5"
 
