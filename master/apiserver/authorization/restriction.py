@@ -41,6 +41,7 @@ class NodeRestriction(Plugin):
             case NODES.key:
                 self._own_node(served, obj, node)
                 self._labels(served, obj, None, node)
+                self._pod_network(served, obj, {}, node)
                 known = self._registry.of(CONFIGMAPS).cache.peek(identity.NAMESPACE, identity.NAME)
                 if known is not None and node in (known.tree.get("data") or {}):
                     # On its own line the certificate would be looked at, too: an old one must not come back this way.
@@ -74,6 +75,8 @@ class NodeRestriction(Plugin):
                 if new["metadata"].get("ownerReferences") != old["metadata"].get("ownerReferences"):
                     raise _refuse(served, old, f'node "{node}" is not allowed to modify ownerReferences')
                 self._labels(served, new, _part(old, "labels"), node)
+                if not context.subresource:
+                    self._pod_network(served, new, old, node)
 
     async def delete(self, served: Served, old: Tree, context: Context) -> None:
         """The node's own pods; never a Node."""
@@ -131,6 +134,16 @@ class NodeRestriction(Plugin):
             names = ", ".join(refused)
             raise _refuse(served, new, f"is not allowed to modify labels: {names}" if before is not None else
                           f'node "{node}" is not allowed to set the following labels: {names}')
+
+    @staticmethod
+    def _pod_network(served: Served, new: Tree, old: Tree, node: str) -> None:
+        """All other nodes send to a node what goes to its pod CIDR, so that only the master gives these out.
+
+        Upstream lets a node choose.
+        """
+        after, before = new.get("spec") or {}, old.get("spec") or {}
+        if any(after.get(key) != before.get(key) for key in ("podCIDR", "podCIDRs")):
+            raise _refuse(served, new, f'node "{node}" is not allowed to modify spec.podCIDRs')
 
     def _mirror_pod(self, served: Served, obj: Tree, node: str) -> None:
         def refuse(why: str) -> ApiError:

@@ -77,6 +77,8 @@ async def test_what_it_must_not(cluster: Running, method: str, path: str, why: s
      'node "n1" is not allowed to modify node "n2"'),
     ("PATCH", "/api/v1/nodes/n1", {"spec": {"taints": [{"key": "a", "effect": "NoSchedule"}]}},
      'node "n1" is not allowed to modify taints'),
+    ("PATCH", "/api/v1/nodes/n1", {"spec": {"podCIDR": "0.0.0.0/1"}},
+     'node "n1" is not allowed to modify spec.podCIDRs'),
     ("PATCH", "/api/v1/nodes/n1", {"metadata": {"labels": {"node-role.kubernetes.io/control-plane": ""}}},
      "is not allowed to modify labels: node-role.kubernetes.io/control-plane"),
     ("PATCH", "/api/v1/nodes/n1", {"metadata": {"labels": {"node-restriction.kubernetes.io/pci": "1"}}},
@@ -119,6 +121,9 @@ async def test_what_it_writes(cluster: Running) -> None:
 async def test_a_deleted_node_does_not_come_back_this_way(cluster: Running) -> None:
     async with node(cluster) as session:
         await cluster.ok("DELETE", "/api/v1/nodes/n1")
+        others = {"metadata": {"name": "n1"}, "spec": {"podCIDR": "0.0.0.0/1"}}
+        status = await cluster.refused(403, "POST", "/api/v1/nodes", others, session=session)
+        assert 'node "n1" is not allowed to modify spec.podCIDRs' in status["message"]
         await cluster.ok("POST", "/api/v1/nodes", {"metadata": {"name": "n1"}}, session=session)
         await cluster.ok("DELETE", "/api/v1/nodes/n1")
         known = {"metadata": {"name": "node-identities"}, "data": {"n1": "seen there"}}
