@@ -57,11 +57,13 @@ class HostVolumes:
         """All volumes of the pod, by name."""
         if not pod.spec.volumes:
             return {}
-        tokens: dict[Key, str] = {}
-        for volume in pod.spec.volumes:
-            tokens |= await self._get_tokens(pod, volume)
-        return await self._in_thread(lambda: {volume.name: self._prepare(pod, volume, view, tokens)
-                                              for volume in pod.spec.volumes})
+        turn = self._turn(pod.metadata.uid)
+        async with turn:
+            tokens: dict[Key, str] = {}
+            for volume in pod.spec.volumes:
+                tokens |= await self._get_tokens(pod, volume)
+            return await self._in_thread(lambda: {volume.name: self._prepare(pod, volume, view, tokens)
+                                                  for volume in pod.spec.volumes})
 
     async def refresh(self, pod: core_v1.Pod, view: ClusterView) -> None:
         """Bring what the cluster's objects fill up to date; a volume whose source is gone keeps what it has."""
@@ -148,7 +150,7 @@ class HostVolumes:
         self._pool.shutdown(wait=False)
 
     def _turn(self, uid: str) -> asyncio.Lock:
-        """What keeps a refresh from making again what a teardown removes."""
+        """What keeps a refresh from writing the same files at the same time, or again what a teardown removes."""
         return self._turns.setdefault(uid, asyncio.Lock())
 
     async def _in_thread(self, work: Callable[[], T]) -> T:

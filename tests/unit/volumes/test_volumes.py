@@ -289,6 +289,16 @@ def test_a_valid_path_stays_inside(path: str) -> None:
         assert os.path.normpath(f"/v/{path}").startswith("/v/")
 
 
+async def test_a_volume_is_prepared_and_refreshed_in_turn(volumes: HostVolumes) -> None:
+    """Two at once would tidy each other's unfinished files away."""
+    item = pod(CONFIG)
+    for number in range(40):
+        view = View(config(**{f"key{count}": str(number) for count in range(20)}))
+        await asyncio.gather(volumes.prepare(item, view), volumes.refresh(item, view))
+    path = Path((await volumes.prepare(item, view))["c"].path)
+    assert len([entry for entry in path.iterdir() if entry.name.startswith("..2")]) == 1
+
+
 async def test_a_refresh_makes_nothing_again_after_a_teardown(volumes: HostVolumes, tmp_path: Path) -> None:
     item = pod(CONFIG)
     await volumes.prepare(item, View(config(a="1")))
