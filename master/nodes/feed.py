@@ -44,6 +44,7 @@ class Feed:
         self._held = dict(held)
         self._sent: dict[Key, Version] = {
             key: version for key, version in held.items() if key.resource not in _EVERYWHERE}
+        self._told: set[Key] = set()  # over this connection; what is held may be from before a backup was restored
         self._references: dict[Key, frozenset[Key]] = {}
         self._users: defaultdict[Key, set[Key]] = defaultdict(set)
 
@@ -117,9 +118,11 @@ class Feed:
                 yield self._forget(key)
             return
         version, sent = _version(obj), self._sent.get(key)
-        if version == sent or (sent and version.uid == sent.uid and _older(version.revision, sent.revision)):
+        if version == sent or (sent and key in self._told and version.uid == sent.uid
+                               and _older(version.revision, sent.revision)):
             return
         self._sent[key] = version
+        self._told.add(key)
         yield self._put(key, obj)
 
     def _put(self, key: Key, obj: Object) -> Change:
@@ -129,6 +132,7 @@ class Feed:
 
     def _forget(self, key: Key) -> Change:
         self._sent.pop(key, None)
+        self._told.discard(key)
         return _delete(key)
 
 

@@ -156,6 +156,25 @@ async def test_catching_up_from_whatever_is_held(held_before: bool) -> None:
         task.cancel()
 
 
+async def test_a_store_that_was_restored_from_a_backup_is_older_than_what_is_held() -> None:
+    cluster = Cluster()
+    stored = cluster.client.put(pod("mine", "n1", "c")), cluster.client.put(config("c", "old"))
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(cluster.informers.run())
+        await cluster.world.synced()
+        keys = Key("", "pods", "default", "mine"), Key("", "configmaps", "default", "c")
+        held = {key: Version(obj.metadata.uid, "1000") for key, obj in zip(keys, stored, strict=True)}
+        feed = cluster.feed("n1", held)
+        assert [Key.read(change.key) async for change in feed.catch_up()] == [keys[1], keys[0]]
+        for later in (config("c", "new"), pod("mine", "n1", "c", "more")):
+            changed = cluster.client.put(later)
+            await settle()
+            key = Key("", "pods" if isinstance(changed, core_v1.Pod) else "configmaps", "default",
+                      changed.metadata.name)
+            assert [change.revision async for change in feed.changes({key})] == [changed.metadata.resource_version]
+        task.cancel()
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32), st.integers(5, 60))
 def test_whatever_happens_the_node_ends_up_with_what_concerns_it(seed: int, steps: int) -> None:
