@@ -129,18 +129,18 @@ class Proxier:
     async def _begin(self) -> None:
         """Wait for the master.
 
-        If it does not come, and the kernel has no rules, the node was restarted without it: then what the checkpoint
-        remembers of Services is better than none.
+        If it does not come, and the kernel has no rules, the node was restarted without it, or somebody has wiped them:
+        then what the checkpoint remembers of Services is better than none.
         """
-        try:
-            async with asyncio.timeout(self._patience):
-                await self._view.synced()
-        except TimeoutError:
-            await self._view.loaded()
-            if not self._view.list(SERVICES) or await self._has_rules():
-                await self._view.synced()
-            else:
-                log.warning("the master does not answer; Services are led as they were last known")
+        while not self._view.authoritative:
+            try:
+                async with asyncio.timeout(self._patience):
+                    await self._view.synced()
+            except TimeoutError:
+                await self._view.loaded()
+                if self._view.list(SERVICES) and not await self._has_rules():
+                    log.warning("the master does not answer; Services are led as they were last known")
+                    return
 
     async def _has_rules(self) -> bool:
         try:

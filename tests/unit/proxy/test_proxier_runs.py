@@ -10,8 +10,9 @@ import pytest
 from agent.proxy import observer as figures
 from agent.proxy import proxier
 from agent.proxy.chains import SERVICES
+from netplugin.fake_tables import FakeTables
 from netplugin.protocol import NetworkError
-from netplugin.tables import ChainId, target
+from netplugin.tables import ChainId, Rules, target
 from sampan.api.types.discovery_v1 import EndpointPort
 from tests.support.proxier import World
 from tests.support.services import port, put, service, slice_of
@@ -105,6 +106,28 @@ async def test_without_a_master_the_checkpoint_counts_on_a_node_without_rules(ru
     else:
         await running(world)
         world.check()
+
+
+async def test_rules_that_somebody_wipes_come_back_without_a_master(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the agent was restarted without it, and found them well at first."""
+    world = World()
+    put(world.view, service("web", "10.96.0.1"), slice_of("web", "10.244.0.1"))
+    await world.sync()
+    read_one, looks = world.tables.read_one, 0
+
+    async def wiped_at_the_third_look(chain: ChainId) -> Rules:
+        nonlocal looks
+        looks += 1
+        if looks == 3:
+            world.tables.contents = FakeTables().contents
+        return await read_one(chain)
+
+    monkeypatch.setattr(world.tables, "read_one", wiped_at_the_third_look)
+    world.new(patience=0.01)
+    world.view.restored()
+    await running(world)
+    assert looks >= 3
+    world.check()
 
 
 async def test_damage_is_noticed_among_many_changes(monkeypatch: pytest.MonkeyPatch) -> None:
