@@ -275,6 +275,7 @@ class PodWorker:
             log.exception("pod %s: volumes could not be refreshed", self._desired.pod.metadata.name)
         finally:
             self._tasks.pop("refresh", None)
+            self._wake.set()  # there may have been another change meanwhile
 
     # Probes.
 

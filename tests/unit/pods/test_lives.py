@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 
 import pytest
 from msgspec.structs import replace
 
 from agent.engine.protocol import Container
+from agent.link.protocol import ClusterView
 from agent.pods import labels
 from sampan.api import resources
 from sampan.api.types import core_v1, meta_v1
@@ -285,3 +287,30 @@ async def test_a_pod_that_the_checkpoint_missed_keeps_its_containers(
         assert (await world.running("app")).id == before.id
         assert len([box for box in await world.boxes("POD") if box.running]) == 1
         assert world.status(pod).container_statuses[0].restart_count == 2
+
+
+async def test_a_change_during_a_refresh_is_written_too(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    going, seen = asyncio.Event(), []
+
+    def change(value: str) -> None:
+        world.view.put(resources.CONFIGMAPS, core_v1.ConfigMap(
+            metadata=meta_v1.ObjectMeta(name="conf", namespace="default"), data={"a": value}))
+
+    async def refresh(_pod: core_v1.Pod, view: ClusterView) -> None:
+        config = view.get(resources.CONFIGMAPS, "conf", "default")
+        assert config
+        seen.append(config.data["a"])
+        await going.wait()
+
+    monkeypatch.setattr(world.volumes, "refresh", refresh)
+    change("1")
+    async with world.agent():
+        world.create(make_pod(volumes=[{"name": "v", "configMap": {"name": "conf"}}]))
+        await world.settle()
+        for value in ("2", "3"):
+            change(value)
+            await world.settle()
+        assert seen == ["2"]
+        going.set()
+        await world.settle()
+        assert seen == ["2", "3"]
