@@ -1,6 +1,6 @@
 """Write master/apiserver/protobuf/fields.txt: the field numbers of the API's protobuf form.
 
-    script/generate_protobuf_fields.py PATH/TO/kubectl
+    python script/generate_protobuf_fields.py PATH/TO/kubectl
 
 The numbers are in no published schema, but every kubectl (x86-64) up to 1.33 carries them: the descriptors of its
 messages, and in Go's type information the tags and kinds of its fields. The latter tell which fields are pointers,
@@ -9,9 +9,9 @@ that is, where a zero that was sent differs from nothing, and which are inlined 
 
 from __future__ import annotations
 
+import argparse
 import re
 import struct
-import sys
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -192,4 +192,6 @@ def short(full: str) -> str:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    arguments = argparse.ArgumentParser(description="Write the field numbers of the API's protobuf form.")
+    arguments.add_argument("kubectl", type=Path, help="the executable itself, x86-64, of 1.33 or older")
+    main(arguments.parse_args().kubectl)

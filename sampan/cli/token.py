@@ -23,7 +23,7 @@ from sampan.pki.tokens import NAMESPACE, SECRET_TYPE, BootstrapToken, secret_nam
 FIELD_SELECTOR = f"type={SECRET_TYPE}"
 NODE_PORT = 6444
 LONGEST = timedelta(days=100 * 365)
-"""The calendar's end, beyond which a date cannot be written, is far from it."""
+"""No date beyond the year 9999 can be written; this keeps far from it."""
 _SECONDS = {"h": 3600, "m": 60, "s": 1}
 
 
