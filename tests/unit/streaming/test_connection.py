@@ -89,11 +89,39 @@ async def test_a_stream_that_is_not_read_holds_the_connection_back_until_it_is_d
         slow, quick = await anext(streams), await anext(streams)
         chunk = b"x" * 1024 * 1024
         pipe.give(*(spdy.Data(1, chunk) for _ in range(4)), spdy.Data(3, b"quick"))
-        await asyncio.sleep(0)
-        await asyncio.sleep(0.01)
+        for _ in range(100):
+            await asyncio.sleep(0)
         assert not pipe.incoming.empty()
         slow.discard()
         assert await quick.read() == b"quick"
+
+
+async def test_many_streams_together_hold_the_connection_back_too() -> None:
+    async with connected() as (pipe, made):
+        streams = made.accept()
+        numbers, chunk = range(1, 81, 2), b"x" * 1024 * 1024
+        pipe.give(*(spdy.SynStream(number) for number in numbers), *(spdy.Data(number, chunk) for number in numbers))
+        opened = [await anext(streams) for _ in numbers]
+        async with asyncio.timeout(60):
+            while made.unread <= connection.UNREAD:
+                await asyncio.sleep(0)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert made.unread == connection.UNREAD + len(chunk)
+        assert not pipe.incoming.empty()
+        for stream in opened:
+            assert await stream.read() == chunk
+        assert made.unread == 0
+
+
+async def test_a_stream_that_was_reset_holds_nothing() -> None:
+    async with connected() as (pipe, made):
+        pipe.give(spdy.SynStream(1), spdy.Data(1, b"unread"), spdy.RstStream(1, spdy.CANCEL), spdy.SynStream(3))
+        streams = made.accept()
+        first, _ = await anext(streams), await anext(streams)
+        assert made.unread == 0
+        assert await first.read() == b"unread"
+        assert made.unread == 0
 
 
 async def test_a_lost_client_ends_every_stream() -> None:
