@@ -11,6 +11,8 @@ from sampan.nodeline import CHUNK
 
 _BUFFER = 1024 * 1024
 """Bytes that one stream may hold unread; beyond that the whole connection waits, as with every SPDY server in use."""
+UNREAD = 16 * _BUFFER
+"""Bytes that all streams of a connection may hold unread together: one client must not fill the master's memory."""
 MAX_STREAMS = 1000
 """Streams open at one time on one connection."""
 
@@ -23,8 +25,8 @@ class SpdyStream:
         self.headers = headers
         self._connection = connection
         self._buffer = bytearray()
+        self._counted = 0
         self._news = asyncio.Event()
-        self._space = asyncio.Event()
         self._ended = False
         self._finished = False
         self._discarding = False
@@ -38,7 +40,7 @@ class SpdyStream:
             await self._news.wait()
         data = bytes(self._buffer)
         self._buffer.clear()
-        self._space.set()
+        self._release()
         return data
 
     async def write(self, data: bytes) -> None:
@@ -66,7 +68,7 @@ class SpdyStream:
         """Nobody reads any more: drop what comes, so that other streams are not held up."""
         self._discarding = True
         self._buffer.clear()
-        self._space.set()
+        self._release()
 
     @property
     def done(self) -> bool:
@@ -77,11 +79,14 @@ class SpdyStream:
 
     async def take(self, data: bytes, *, fin: bool) -> None:
         """Bytes that have arrived; waits while too many are unread."""
-        while len(self._buffer) > _BUFFER and not self._discarding and not self._ended:
-            self._space.clear()
-            await self._space.wait()
-        if not self._discarding:
+        connection = self._connection
+        while (len(self._buffer) > _BUFFER or connection.unread > UNREAD) and not self._discarding and not self._ended:
+            connection.space.clear()
+            await connection.space.wait()
+        if not self._discarding and not self._ended:  # nothing comes after the end
             self._buffer += data
+            self._counted += len(data)
+            connection.unread += len(data)
         if fin:
             self._ended = True
         self._news.set()
@@ -91,7 +96,13 @@ class SpdyStream:
         self._ended = True
         self.was_reset.set()
         self._news.set()
-        self._space.set()
+        self._release()
+
+    def _release(self) -> None:
+        """What is held does not hold the connection back any more."""
+        self._connection.unread -= self._counted
+        self._counted = 0
+        self._connection.space.set()
 
 
 class SpdyConnection:
@@ -104,6 +115,9 @@ class SpdyConnection:
         self._streams: dict[int, SpdyStream] = {}
         self._opened: asyncio.Queue[SpdyStream | None] = asyncio.Queue()
         self._last = 0
+        self.unread = 0
+        """Bytes that the streams hold; `space` is set when they become fewer."""
+        self.space = asyncio.Event()
         self.closed = asyncio.Event()
         """Set when the client has gone."""
 

@@ -114,6 +114,15 @@ async def test_many_streams_together_hold_the_connection_back_too() -> None:
         assert made.unread == 0
 
 
+async def test_nothing_comes_after_the_end() -> None:
+    async with connected() as (pipe, made):
+        pipe.give(spdy.SynStream(1), spdy.Data(1, b"all", fin=True), spdy.Data(1, b"more"), spdy.SynStream(3))
+        streams = made.accept()
+        first, _ = await anext(streams), await anext(streams)
+        assert await first.read() == b"all"
+        assert await first.read() == b""
+
+
 async def test_a_stream_that_was_reset_holds_nothing() -> None:
     async with connected() as (pipe, made):
         pipe.give(spdy.SynStream(1), spdy.Data(1, b"unread"), spdy.RstStream(1, spdy.CANCEL), spdy.SynStream(3))
