@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from typing import Any
 
 from cryptography import x509
 
-from master.apiserver.kinds.common import Errors, Shown, Tree, child, drop_unset, items, keep, same, spec, status
+from master.apiserver.kinds.common import (
+    Errors,
+    Shown,
+    Tree,
+    child,
+    drop_unset,
+    items,
+    keep,
+    quoted,
+    same,
+    spec,
+    status,
+)
 from master.apiserver.strategy import Context, Strategy
 from sampan.api import names
 from sampan.api.errors import duplicate, forbidden, invalid, not_supported, required, too_long
@@ -104,13 +117,34 @@ class CertificateSigningRequestStrategy(Strategy):
                     errors.append(forbidden(at, f'updates may not add a condition of type "{kind}"'))
                 elif not same(after, before):
                     errors.append(forbidden(at, f'updates may not modify a condition of type "{kind}"'))
-        if context.subresource != "status" and status(new).get("certificate") != status(old).get("certificate"):
-            errors.append(forbidden("status.certificate", "updates may not set certificate data"))
-        return errors
+        brought, issued = (status(obj).get("certificate") or "" for obj in (new, old))
+        return errors if brought == issued else errors + _brought(brought, issued, context.subresource)
 
     def fields(self, obj: Tree) -> dict[str, str]:
         """Who shall sign."""
         return {"spec.signerName": spec(obj).get("signerName") or ""}
+
+
+def _brought(certificate: str, issued: str, subresource: str) -> Errors:
+    """Complaints about another certificate than there was."""
+    at = "status.certificate"
+    if subresource != "status":
+        return [forbidden(at, "updates may not set certificate content")]
+    errors: Errors = [forbidden(at, "updates may not modify existing certificate content")] if issued else []
+    data = base64.b64decode(certificate)
+    kinds = re.findall(rb"-----BEGIN ([^\n-]+)-----", data)
+    others = [kind.decode("utf-8", "replace") for kind in kinds if kind != b"CERTIFICATE"]
+    message = ""
+    if others:
+        message = f"only CERTIFICATE PEM blocks are allowed, found {quoted(others[0])}"
+    elif data and not kinds:
+        message = "must contain at least one CERTIFICATE PEM block"
+    elif data:
+        try:
+            x509.load_pem_x509_certificates(data)
+        except ValueError as error:
+            message = f"x509: {error}"
+    return [invalid(at, "<certificate data>", message), *errors] if message else errors
 
 
 def _of_type(obj: Tree, kind: str) -> list[Tree]:

@@ -172,5 +172,5 @@ def _default_volume(volume: Tree) -> None:
         for file in items(source.get("downwardAPI"), "items"):
             _default_source(file)
         if "serviceAccountToken" in source:
-            set_default(source["serviceAccountToken"], "expirationSeconds", 3600)
+            source["serviceAccountToken"].setdefault("expirationSeconds", 3600)
 

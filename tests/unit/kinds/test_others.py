@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 from copy import deepcopy
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -233,11 +234,46 @@ APPROVED = {"type": "Approved", "status": "True", "reason": "Fine"}
 
 def test_only_approval_approves(request_text: str) -> None:
     old = csr(request_text)
-    new = csr(request_text) | {"status": {"conditions": [dict(APPROVED)], "certificate": "eA=="}}
+    new = csr(request_text) | {"status": {"conditions": [dict(APPROVED)]}}
     assert update_errors(CSR, old, new, "approval") == []
     assert update_errors(CSR, old, new) == []  # the main door keeps the old status
     assert update_errors(CSR, old, new, "status") == [
         'status.conditions: Forbidden: updates may not add a condition of type "Approved"']
+
+
+def issued(request_text: str) -> str:
+    """A certificate for the request, made by the one who asks."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    request = x509.load_pem_x509_csr(base64.b64decode(request_text))
+    made_at = datetime(2026, 1, 1, tzinfo=UTC)
+    certificate = x509.CertificateBuilder(
+        request.subject, request.subject, key.public_key(), 1, made_at, made_at).sign(key, hashes.SHA256())
+    return base64.b64encode(certificate.public_bytes(serialization.Encoding.PEM)).decode()
+
+
+@pytest.mark.parametrize(("text", "complaint"), [
+    ("eA==", "must contain at least one CERTIFICATE PEM block"),
+    (base64.b64encode(b"-----BEGIN PRIVATE KEY-----\nAA==\n-----END PRIVATE KEY-----\n").decode(),
+     'only CERTIFICATE PEM blocks are allowed, found "PRIVATE KEY"'),
+    (base64.b64encode(b"-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n").decode(), "x509: "),
+])
+def test_what_is_no_certificate(request_text: str, text: str, complaint: str) -> None:
+    new = csr(request_text) | {"status": {"certificate": text}}
+    found = update_errors(CSR, csr(request_text), new, "status")
+    assert [line.startswith(f'status.certificate: Invalid value: "<certificate data>": {complaint}')
+            for line in found] == [True]
+
+
+def test_a_certificate_is_issued_once(request_text: str) -> None:
+    old = made(CSR, csr(request_text))
+    new = deepcopy(old)
+    new["status"] = {"certificate": issued(request_text)}
+    rules = strategy(CSR)
+    assert rules.validate_update(new, old, context("status")) == []
+    other = deepcopy(old)
+    other["status"] = {"certificate": issued(request_text)}
+    assert [str(error) for error in rules.validate_update(other, new, context("status"))] == [
+        "status.certificate: Forbidden: updates may not modify existing certificate content"]
 
 
 def test_an_approval_is_stamped_and_brings_no_certificate(request_text: str) -> None:

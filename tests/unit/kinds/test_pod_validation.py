@@ -258,6 +258,10 @@ REST: list[tuple[Tree, list[str]]] = [
      ["spec.topologySpreadConstraints[0].maxSkew: Invalid value: 0: must be greater than zero",
       ('spec.topologySpreadConstraints[0].whenUnsatisfiable: Unsupported value: "No": supported values: '
       '"DoNotSchedule", "ScheduleAnyway"')]),
+    (pod(serviceAccountName="a", volumes=[{"name": "t", "projected": {"sources": [
+        {"serviceAccountToken": {"path": "t", "expirationSeconds": 0}}]}}]),
+     [("spec.volumes[0].projected.sources[0].serviceAccountToken.expirationSeconds: Invalid value: 0: may not specify "
+       "a duration less than 10 minutes")]),
     (pod(volumes=[{"name": "t", "projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}}]),
      [("spec.volumes[0].projected.sources[0].serviceAccountToken: Forbidden: must not be specified when "
       "serviceAccountName is not set")]),
