@@ -126,7 +126,8 @@ def validate_update(new: Tree, old: Tree) -> list[FieldError]:
     errors = [invalid(f"metadata.{name}", metadata.get(name) or "", IMMUTABLE)
               for name in _IMMUTABLE if metadata.get(name) != before.get(name)]
     if before.get("deletionTimestamp"):
-        added = [item for item in metadata.get("finalizers") or () if item not in (before.get("finalizers") or ())]
+        had = set(before.get("finalizers") or ())
+        added = [item for item in metadata.get("finalizers") or () if item not in had]
         if added:
             shown = ", ".join(f'"{item}"' for item in added)
             errors.append(forbidden("metadata.finalizers", "no new finalizers can be added if the object is being "

@@ -149,11 +149,10 @@ def _deadline_update(new: int | None, old: int | None) -> tuple[Errors, bool]:
 
 
 def _only_added_tolerations(new: list[Tree], old: list[Tree]) -> Errors:
-    def timeless(toleration: Tree) -> Tree:
-        return {key: value for key, value in toleration.items() if key != "tolerationSeconds"}
+    def timeless(tolerations: list[Tree]) -> set[tuple[str, ...]]:
+        return {tuple(item.get(name) or "" for name in ("key", "operator", "value", "effect")) for item in tolerations}
 
-    kept = [timeless(toleration) for toleration in new]
-    if all(any(same(timeless(toleration), other) for other in kept) for toleration in old):
+    if timeless(old) <= timeless(new):
         return []
     return [forbidden("spec.tolerations", "existing toleration can not be modified except its tolerationSeconds")]
 

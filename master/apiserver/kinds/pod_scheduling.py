@@ -173,6 +173,8 @@ def spread(spec: Tree, path: str) -> Errors:
     """What topologySpreadConstraints ask."""
     errors: Errors = []
     found = items(spec, "topologySpreadConstraints")
+    last = {(constraint.get("topologyKey"), constraint.get("whenUnsatisfiable")): index
+            for index, constraint in enumerate(found)}
     for index, constraint in enumerate(found):
         at = f"{path}[{index}]"
         key, action = constraint.get("topologyKey") or "", constraint.get("whenUnsatisfiable") or ""
@@ -182,8 +184,7 @@ def spread(spec: Tree, path: str) -> Errors:
             errors.append(required(f"{at}.topologyKey", "can not be empty"))
         if action not in ("DoNotSchedule", "ScheduleAnyway"):
             errors.append(not_supported(f"{at}.whenUnsatisfiable", action, ("DoNotSchedule", "ScheduleAnyway")))
-        if any((other.get("topologyKey"), other.get("whenUnsatisfiable")) == (key, action)
-               for other in found[index + 1:]):
+        if last.get((key, action), index) > index:
             errors.append(duplicate(f"{at}.{{topologyKey, whenUnsatisfiable}}", f"{{{key}, {action}}}"))
         errors += _spread_details(constraint, at, action)
     return errors

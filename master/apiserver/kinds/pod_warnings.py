@@ -35,6 +35,8 @@ _SECCOMP = 'non-functional in v1.27+; use the "seccompProfile" field instead'
 _POD_SECCOMP = "seccomp.security.alpha.kubernetes.io/pod"
 _CONTAINER_SECCOMP = "container.seccomp.security.alpha.kubernetes.io/"
 _MATCHES_NOTHING = "a null labelSelector results in matching no pod"
+MAX_PORTS = 500
+"""Ports that are compared, each with each: with tens of thousands that would hold up every other request."""
 _REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 _PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
 
@@ -153,7 +155,7 @@ def _container(container: Tree, path: str) -> list[str]:
 def _ports(ports: list[tuple[str, Tree]]) -> list[str]:
     """Ports that clash with one another, in one container or in several: they share one network."""
     warnings = []
-    for index, (path, port) in enumerate(ports):
+    for index, (path, port) in enumerate(ports[:MAX_PORTS]):
         protocol, address, host = port.get("protocol"), port.get("hostIP") or "", port.get("hostPort") or 0
         if address and not host:
             warnings.append(f"{path}: hostIP set without hostPort: {{Name:{port.get('name') or ''} HostPort:0 "

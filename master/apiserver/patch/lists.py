@@ -56,6 +56,9 @@ def in_order(merged: list[Any], wanted: list[Any], before: list[Any], merge_key:
 
 
 def _hashable(item: Any, merge_key: str) -> Any:
-    """Something that stands for an entry in a dict; a boolean is no number, as in JSON."""
-    value = key_of(item, merge_key) if merge_key else item
+    return hashable(key_of(item, merge_key) if merge_key else item)
+
+
+def hashable(value: Any) -> Any:
+    """Something that stands for a value in a dict; a boolean is no number, as in JSON."""
     return (type(value), value) if isinstance(value, (str, int, float, bool, type(None))) else repr(value)

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from master.apiserver.patch.copying import copy_tree
-from master.apiserver.patch.lists import go_value, in_order, key_of, same_key
+from master.apiserver.patch.lists import go_value, hashable, in_order, key_of, same_key
 from master.apiserver.patch.merge_rules import Rules, rules_of
 from sampan.api.errors import ApiError, bad_request
 
@@ -77,10 +77,11 @@ def _retain_keys(target: Tree, patch: Tree) -> None:
     keys = patch.pop(_RETAIN)
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise bad_request(_BAD_RETAIN)
+    kept = set(keys)
     for key, value in patch.items():
-        if value is not None and not key.startswith((_DELETE_FROM, _ORDER)) and key not in keys:
+        if value is not None and not key.startswith((_DELETE_FROM, _ORDER)) and key not in kept:
             raise bad_request(_BAD_RETAIN)
-    for key in target.keys() - set(keys):
+    for key in target.keys() - kept:
         del target[key]
 
 
@@ -88,7 +89,8 @@ def _delete_values(target: Tree, key: str, values: object) -> None:
     if not isinstance(values, list):
         raise bad_request(_BAD_PRIMITIVES)
     if isinstance(target.get(key), list):
-        target[key] = [item for item in target[key] if item not in values]
+        gone = set(map(hashable, values))
+        target[key] = [item for item in target[key] if hashable(item) not in gone]
 
 
 def _ordered_lists(target: Tree, patch: Tree, rules: Rules) -> None:
@@ -152,31 +154,32 @@ def _merge_list(target: list[Any], patch: list[Any], key: str, rules: Rules) -> 
 def _list_directives(target: list[Tree], patch: list[Tree], merge_key: str) -> tuple[list[Tree], list[Tree]]:
     """Do what the patch's special entries ask; the rest of it is still to be merged."""
     changes = []
+    gone = set()
     replace = False
     for item in patch:
         directive = item.get(_PATCH)
         if _PATCH not in item:
             changes.append(item)
         elif directive == "delete":
-            wanted = key_of(item, merge_key)
-            target = [entry for entry in target if entry.get(merge_key) != wanted]
+            gone.add(hashable(key_of(item, merge_key)))
         elif directive == "replace":
             replace = True
         elif directive == "merge":
             raise _unprocessable("merging lists cannot yet be specified in the patch")
         else:
             raise _unprocessable(f"unknown patch type: {directive} in map: {go_value(item)}")
-    return (changes, []) if replace else (target, changes)
+    left = [entry for entry in target if hashable(entry.get(merge_key)) not in gone]
+    return (changes, []) if replace else (left, changes)
 
 
 def _merge_entries(target: list[Tree], changes: list[Tree], merge_key: str, inner: Rules) -> list[Tree]:
     result = list(target)
+    places = {hashable(entry.get(merge_key)): index for index, entry in reversed(list(enumerate(result)))}
     for item in changes:
-        wanted = key_of(item, merge_key)
-        for index, entry in enumerate(result):
-            if entry.get(merge_key) == wanted:
-                result[index] = _merge_object(entry, item, inner)
-                break
+        wanted = hashable(key_of(item, merge_key))
+        place = places.setdefault(wanted, len(result))
+        if place < len(result):
+            result[place] = _merge_object(result[place], item, inner)
         else:
             result.append(_without_directives(item)[1])
     return result

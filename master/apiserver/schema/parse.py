@@ -19,6 +19,9 @@ MAX_BODY: Final = 3 * 1024 * 1024
 MAX_DEPTH: Final = 200
 """Levels of nesting that are read; upstream reads 10,000, but no API type has use for them."""
 
+MAX_DUPLICATES: Final = 100
+"""Members that stand twice, of which a client is told; upstream's decoder stops at as many."""
+
 NO_OBJECT: Final = "couldn't get version/kind; json parse error: "
 """How the message begins where a body could not even be read as an object of some kind."""
 
@@ -185,7 +188,7 @@ def _may_repeat(body: bytes, value: object) -> bool:
 class _Marked(dict[str, Any]):
     """An object that had members twice."""
 
-    twice: tuple[str, ...] = ()
+    twice: frozenset[str] = frozenset()
 
 
 def _mark(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -194,7 +197,8 @@ def _mark(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         return result
     marked = _Marked(result)
     seen: set[str] = set()
-    marked.twice = tuple(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+    marked.twice = frozenset(
+        key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
     return marked
 
 
@@ -207,10 +211,10 @@ def _json_duplicates(body: bytes) -> tuple[str, ...]:
             for index, child in enumerate(node):
                 visit(child, f"{path}[{index}]")
         elif isinstance(node, dict):
-            twice = node.twice if isinstance(node, _Marked) else ()
+            twice = node.twice if isinstance(node, _Marked) else frozenset()
             for key, child in node.items():
                 place = f"{path}.{key}" if path else key
-                if key in twice:
+                if key in twice and len(found) < MAX_DUPLICATES:
                     found.append(place)
                 visit(child, place)
 

@@ -19,6 +19,9 @@ Tree = dict[str, Any]
 Place = tuple[Any, str | int] | None
 """Where a value stands: the place of what holds it, and its name or index there. None is the whole object."""
 
+MAX_UNKNOWN = 100
+"""Unknown fields that are told of, as upstream's decoder does; there may be hundreds of thousands."""
+
 
 @dataclass(slots=True)
 class Outcome:
@@ -30,6 +33,11 @@ class Outcome:
 
     unknown: list[str] = field(default_factory=list)
     errors: list[FieldError] = field(default_factory=list)
+
+    def is_unknown(self, place: Place) -> None:
+        """Remember a field that the schema does not have."""
+        if len(self.unknown) < MAX_UNKNOWN:
+            self.unknown.append(show_place(place))
 
 
 Walk = Callable[[Any, Place, Outcome], Any]
@@ -92,7 +100,7 @@ class ObjectWalk:
         if type(value) is not dict:
             raise Misfit(value, self.type)
         fields = self.fields
-        dropped: list[str] | None = None
+        dropped: list[str] = []
         key = ""
         try:
             for key, child in value.items():
@@ -100,7 +108,7 @@ class ObjectWalk:
                 if entry is None:
                     if self.keep_unknown:
                         continue
-                    found.unknown.append(show_place((place, key)))
+                    found.is_unknown((place, key))
                 elif child is not None:
                     if type(child) is entry[0]:
                         continue
@@ -109,14 +117,13 @@ class ObjectWalk:
                         if walked is not child:
                             value[key] = walked
                         continue
-                dropped = [key] if dropped is None else [*dropped, key]
+                dropped.append(key)
         except Misfit as misfit:
             misfit.struct = misfit.struct or self.struct
             misfit.fields.append(key)
             raise
-        if dropped is not None:
-            for key in dropped:
-                del value[key]
+        for key in dropped:
+            del value[key]
         for missing in self.required:
             if missing.name not in value:
                 self._fill(missing, value, place, found)

@@ -115,7 +115,8 @@ class _Reader:
         for key_node, value_node in node.value:
             if isinstance(key_node, ScalarNode) and key_node.value == "<<" and key_node.tag == _PLAIN:
                 for source in self._merge_sources(value_node, depth):
-                    merged = {**source, **merged}
+                    for name, value in source.items():
+                        merged.setdefault(name, value)
                 continue
             key = _key(key_node)
             if key in result:

@@ -35,6 +35,14 @@ def test_malformed_bodies(body: bytes, text: str) -> None:
     assert text in str(error)
 
 
+def test_a_great_many_duplicates_are_found_in_one_pass() -> None:
+    members = ",".join(f'"k{index}":1,"k{index}":1' for index in range(50_000))
+    parsed = parse(f"{{{members}}}".encode(), find_duplicates=True)
+    assert parsed.duplicates == tuple(f"k{index}" for index in range(100))
+    merges = "<<: {" + ",".join(f"k{index}: 1" for index in range(30_000)) + "}\n" + "<<: {a: 1}\n" * 30_000
+    assert len(parse(merges.encode(), YAML).tree) == 30_001
+
+
 def test_the_message_says_what_was_expected() -> None:
     assert str(refusal(b"{", kind="Pod")) == (
         "the object provided is unrecognized (must be of type Pod): couldn't get version/kind; json parse error: "
