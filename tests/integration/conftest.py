@@ -57,7 +57,7 @@ def clean_space(cluster: ClusterHandle) -> Iterator[Space]:
         return not found
 
     try:
-        patience("nothing is left that no pod owns", clean, 30)
+        patience("nothing is left that no pod owns", clean)
     except AssertionError as error:
         error.add_note("\n".join(found))
         error.add_note(cluster.log("agent")[-6000:])

@@ -152,7 +152,7 @@ def test_cp_both_ways(reader: Kubectl, tmp_path: Path) -> None:
 
 def fetch(cluster: ClusterHandle, port: int, path: str = "/") -> str:
     """What an HTTP server on the node's loopback answers."""
-    return cluster.run("busybox", "wget", "-qO-", f"http://127.0.0.1:{port}{path}", timeout=20).stdout
+    return cluster.run("busybox", "wget", "-qO-", f"http://127.0.0.1:{port}{path}", timeout=60).stdout
 
 
 @pytest.mark.parametrize("target", [("pod/web", ":8080"), ("service/web", ":80"), ("pod/web", ":http")])
@@ -171,7 +171,7 @@ def test_port_forward_brings_all_of_a_large_file(reader: Kubectl, cluster: Clust
 
 def test_port_forward_to_a_closed_port(reader: Kubectl, cluster: ClusterHandle) -> None:
     with forwarding(reader, "pod/web", ":9") as (port, process):
-        result = cluster.run("busybox", "wget", "-qO-", f"http://127.0.0.1:{port}/", check=False, timeout=20)
+        result = cluster.run("busybox", "wget", "-qO-", f"http://127.0.0.1:{port}/", check=False, timeout=60)
         assert result.returncode != 0
         assert process.stderr is not None
         line = process.stderr.readline()

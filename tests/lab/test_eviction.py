@@ -88,21 +88,21 @@ def test_a_node_whose_engine_is_down_loses_its_pods_and_its_share_of_the_load(la
         return {item["ip"] for item in balancer.get("ingress", ())}
 
     del ips["master"]  # as kubeadm has it, a control plane's node is labelled to carry nobody's load
-    patience("every node carries", lambda: addresses("everywhere") == set(ips.values()), 30)
+    patience("every node carries", lambda: addresses("everywhere") == set(ips.values()))
     assert not addresses("late"), "its port is taken"
-    patience("nodes with endpoints carry", lambda: addresses("local") == {ips["node1"], ips["node2"]}, 30)
+    patience("nodes with endpoints carry", lambda: addresses("local") == {ips["node1"], ips["node2"]})
     lab.stop("node2", "docker")
     patience("tainted", lambda: taints(lab, "node2") == {(NOT_READY, "NoSchedule"), (NOT_READY, "NoExecute")}, 60)
     space.until("stays", "is not ready in the master's eyes", lambda seen: condition(seen, "Ready") == "False", 60)
     space.pods.until("the other is told to go", lambda pods: "leaves" not in pods
                      or "deletionTimestamp" in pods["leaves"]["metadata"], 60)
-    patience("only ready nodes carry", lambda: addresses("everywhere") == {ips["node1"]}, 30)
-    patience("only nodes with ready endpoints carry", lambda: addresses("local") == {ips["node1"]}, 30)
+    patience("only ready nodes carry", lambda: addresses("everywhere") == {ips["node1"]})
+    patience("only nodes with ready endpoints carry", lambda: addresses("local") == {ips["node1"]})
     lab.start("node2", "docker")
     patience("the taints go", lambda: not taints(lab, "node2"), 90)
     space.gone("leaves", seconds=60)
     space.ready("stays", seconds=90)
-    patience("it carries again", lambda: addresses("local") == {ips["node1"], ips["node2"]}, 30)
+    patience("it carries again", lambda: addresses("local") == {ips["node1"], ips["node2"]})
     told = node_events(lab, "node2")
     assert {("Starting", "kubelet"), ("NodeHasSufficientMemory", "kubelet"), ("NodeNotReady", "kubelet"),
             ("NodeReady", "kubelet"), ("RegisteredNode", "node-controller")} <= told
@@ -114,7 +114,7 @@ def test_a_node_that_is_deleted_gives_back_its_range_and_takes_its_pods_along(la
 
     def made() -> str:
         kubectl("create", "-f", "-", stdin=manifest)
-        patience("it has a range", lambda: kubectl.json("get", "node", name)["spec"].get("podCIDR"), 30)
+        patience("it has a range", lambda: kubectl.json("get", "node", name)["spec"].get("podCIDR"))
         return str(kubectl.json("get", "node", name)["spec"]["podCIDR"])
 
     ranges = {item["metadata"]["name"]: item["spec"]["podCIDR"] for item in kubectl.json("get", "nodes")["items"]}
@@ -129,4 +129,4 @@ def test_a_node_that_is_deleted_gives_back_its_range_and_takes_its_pods_along(la
     finally:
         kubectl.run("delete", "node", name)
     space.gone("orphan", seconds=120)
-    patience("its end is told", lambda: ("RemovingNode", "node-controller") in node_events(lab, name), 30)
+    patience("its end is told", lambda: ("RemovingNode", "node-controller") in node_events(lab, name))

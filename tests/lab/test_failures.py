@@ -105,7 +105,7 @@ def test_a_host_that_is_cut_off_keeps_its_pods_and_follows_once_the_cable_is_men
         space.pod("comes", nodeName="node1", tolerations=stay)
         lab.docker("node1", "kill", before["crashes"])
         until_lost(lab, "node1")
-        space.until("stays", "is not ready in the master's eyes", lambda seen: not is_ready(seen), 30)
+        space.until("stays", "is not ready in the master's eyes", lambda seen: not is_ready(seen))
         assert set(ready_nodes(lab.kubectl())) == {"master", "node2"}
         for name in ("stays", "goes"):
             assert space.box(name)["Id"] == before[name]

@@ -59,7 +59,7 @@ def test_status_tells_where_everything_is(lab: LabHandle) -> None:
     assert "node2" in text
     assert f"export KUBECONFIG={found['kubeconfig']}" in text
     assert lab.sampan("env").stdout == f"export KUBECONFIG={found['kubeconfig']}\n"
-    listed = subprocess.run([SAMPAN, "lab", "list"], capture_output=True, text=True, check=True, timeout=30).stdout
+    listed = subprocess.run([SAMPAN, "lab", "list"], capture_output=True, text=True, check=True, timeout=60).stdout
     assert any(line.split()[0] == lab.name for line in listed.splitlines())
 
 
@@ -86,7 +86,7 @@ def test_errors_say_what_to_do(lab: LabHandle) -> None:
         assert words in done.stderr
         assert "Traceback" not in done.stderr
     done = subprocess.run([SAMPAN, "lab", "status", "--name", "nosuch"], capture_output=True, text=True, check=False,
-                          timeout=30)
+                          timeout=60)
     assert done.returncode == 1
     assert 'there is no lab "nosuch"' in done.stderr
 
@@ -94,7 +94,7 @@ def test_errors_say_what_to_do(lab: LabHandle) -> None:
 def test_what_the_machine_lacks_is_told_at_once_and_nothing_is_made(lab: LabHandle, tmp_path: Path) -> None:
     (tmp_path / "docker").symlink_to("/usr/bin/docker")
     done = subprocess.run([SAMPAN, "lab", "up", "--name", f"{lab.name}d"], capture_output=True, text=True, check=False,
-                          timeout=30, env={"PATH": str(tmp_path)})
+                          timeout=60, env={"PATH": str(tmp_path)})
     assert done.returncode == 1
     assert "this machine lacks what a lab needs:" in done.stderr
     assert "the command nsenter: install util-linux" in done.stderr
@@ -144,7 +144,7 @@ def test_the_machine_reaches_nodes_and_nodes_reach_each_other_and_the_machine(la
     assert f"via {gateway}" in route
     assert f"src {node2.ip}" in route
     rules = subprocess.run(["iptables", "-t", "nat", "-S", "POSTROUTING"], capture_output=True, text=True, check=True,
-                           timeout=30).stdout
+                           timeout=60).stdout
     assert (f"-s {lab.status['subnet']} ! -o lab-{lab.name} -m comment --comment sampan-lab-{lab.name} -j MASQUERADE"
             in rules)
 
@@ -347,6 +347,6 @@ def listening(ip: str) -> Iterator[int]:
 
 def fetch(url: str) -> bytes:
     """What this machine gets from there."""
-    with urllib.request.urlopen(url, timeout=20) as answer:
+    with urllib.request.urlopen(url, timeout=60) as answer:
         content: bytes = answer.read()
         return content

@@ -238,13 +238,13 @@ def root_archive(files: Mapping[str, str | bytes], programs: Sequence[str] = ())
 
 def netns_add(name: str) -> None:
     """Make a network namespace with its loopback up."""
-    subprocess.run(["ip", "netns", "add", name], check=True, timeout=30)
+    subprocess.run(["ip", "netns", "add", name], check=True, timeout=60)
     run_in(name, ["ip", "link", "set", "lo", "up"])
 
 
 def netns_delete(name: str) -> None:
     """Take the namespace's name away; it ends with its last process."""
-    subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True, timeout=30)
+    subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True, timeout=60)
 
 
 def run_in(netns: str, command: Sequence[str], *, timeout: float = 60.0, check: bool = True,
@@ -273,7 +273,7 @@ def unmount_under(directory: Path) -> None:
     mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     below = [mount for mount in mounts if mount == str(directory) or mount.startswith(f"{directory}/")]
     for mount in sorted(below, key=len, reverse=True):
-        subprocess.run(["umount", "-l", mount], check=False, capture_output=True, timeout=30)
+        subprocess.run(["umount", "-l", mount], check=False, capture_output=True, timeout=60)
 
 
 class _UnixConnection(http.client.HTTPConnection):

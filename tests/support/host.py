@@ -97,7 +97,7 @@ def _mount(base: Path, root: Path) -> None:
     layer, docker = base / "layer", base / "docker"
     for folder in (root, layer, docker):
         folder.mkdir()
-    run = lambda *command: subprocess.run(command, check=True, timeout=30)  # noqa: E731 - short, and used right here
+    run = lambda *command: subprocess.run(command, check=True, timeout=60)  # noqa: E731 - short, and used right here
     run("mount", "-t", "tmpfs", "tmpfs", str(layer))
     (layer / "upper").mkdir()
     (layer / "work").mkdir()

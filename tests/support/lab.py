@@ -214,7 +214,7 @@ class _AnyNode:
 
 def ready_nodes(kubectl: Kubectl) -> set[str]:
     """The names of the nodes that are Ready."""
-    listed = kubectl.run("get", "nodes", "-o", "json", timeout=30)
+    listed = kubectl.run("get", "nodes", "-o", "json", timeout=60)
     if listed.code != 0:
         return set()
     return {item["metadata"]["name"] for item in json.loads(listed.out)["items"]

@@ -67,7 +67,7 @@ class Api:
         request = urllib.request.Request(urllib.parse.urljoin(self.server, url),
                                          headers={"Authorization": f"Bearer {self.token}"})
         try:
-            with urllib.request.urlopen(request, context=context, timeout=30) as answer:
+            with urllib.request.urlopen(request, context=context, timeout=60) as answer:
                 return str(answer.read().decode())
         except urllib.error.HTTPError as error:
             with error:
@@ -185,7 +185,7 @@ class HttpApi:
 
     def get(self, path: str, **query: str) -> Any:
         """The data of an answer."""
-        with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(query)}", timeout=30) as answer:
+        with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(query)}", timeout=60) as answer:
             found = json.loads(answer.read())
         assert found["status"] == "success", found
         return found["data"]

@@ -111,7 +111,7 @@ class Scripts:
         client = stream(call, "web", namespace, command=["sh", "-c", "read x; echo got:$x; echo err >&2; exit 4"],
                         stdin=True, _preload_content=False, **options)
         client.write_stdin("word\n")
-        client.run_forever(timeout=20)
+        client.run_forever(timeout=60)
         assert (client.read_stdout(), client.read_stderr(), client.returncode) == ("got:word\n", "err\n", 4)
         client.close()
 

@@ -222,7 +222,7 @@ class SystemdHost:
             if init := self.init:
                 os.kill(init, 9)
             self._process.kill()
-            self._process.wait(timeout=30)
+            self._process.wait(timeout=60)
         self._clear()
 
     def _clear(self) -> None:
@@ -285,7 +285,7 @@ def _prepare(host: SystemdHost, wheels: Path) -> None:
         "runtimes": {"wrapped": {"path": "/usr/local/bin/runc-wrapper"}}}))
     for target, source in (("var/lib/docker", host.folder / "docker"), (WHEELS.lstrip("/"), wheels)):
         (root / target).mkdir(parents=True, exist_ok=True)
-        subprocess.run(["mount", "--bind", str(source), str(root / target)], check=True, timeout=30)
+        subprocess.run(["mount", "--bind", str(source), str(root / target)], check=True, timeout=60)
     source = root / SOURCE
     source.mkdir()
     for name in CHECKOUT:

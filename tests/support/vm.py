@@ -226,14 +226,14 @@ class Vm:
         """End the machine between two instructions: what its kernel had not written to the disk is lost."""
         assert self._process is not None
         self._process.send_signal(signal.SIGKILL)
-        self._process.wait(timeout=30)
+        self._process.wait(timeout=60)
         self._close()
 
     def stop(self) -> None:
         """End the machine for good."""
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
-            self._process.wait(timeout=30)
+            self._process.wait(timeout=60)
         self._close()
 
     def send(self, command: str) -> None:

@@ -51,7 +51,7 @@ class Watcher:
         self._closed.set()
         if self._process is not None:
             self._process.kill()
-        self._thread.join(timeout=30)
+        self._thread.join(timeout=60)
 
     def _run(self) -> None:
         while not self._closed.is_set():

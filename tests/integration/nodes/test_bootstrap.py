@@ -83,7 +83,7 @@ async def test_a_host_with_a_token_becomes_a_node(cluster: Cluster, tmp_path: Pa
     link = Link("n1", [cluster.lines], files, SystemClock(), backoff=nodeline.FAST)
     async with nodeline.running(link):
         link.reports.node(core_v1.Node(metadata=meta_v1.ObjectMeta(name="n1")))
-        await nodeline.until(lambda: link.view.get(NODES, "n1"), 20)
+        await nodeline.until(lambda: link.view.get(NODES, "n1"))
     before = files.pair()
     await join(cluster.request, files, SystemClock())  # a second time nothing happens
     assert files.pair() == before

@@ -88,11 +88,11 @@ def test_a_dns_server_of_the_host_that_takes_every_address_is_told(cluster: Clus
 def test_damage_is_repaired(cluster: ClusterHandle, damage: str) -> None:
     before = rules(cluster)
     cluster.run("sh", "-c", damage)
-    patience("the rules are as before", lambda: sorted(rules(cluster)) == sorted(before), 45)
+    patience("the rules are as before", lambda: sorted(rules(cluster)) == sorted(before))
     patience("the bridge is as before", lambda: all(word in cluster.run(
-        "ip", "addr", "show", "sampan0", check=False).stdout for word in (",UP", "10.244.0.1/24")), 45)
+        "ip", "addr", "show", "sampan0", check=False).stdout for word in (",UP", "10.244.0.1/24")))
     patience("packets are forwarded",
-             lambda: cluster.run("sysctl", "-n", "net.ipv4.ip_forward").stdout == "1\n", 45)
+             lambda: cluster.run("sysctl", "-n", "net.ipv4.ip_forward").stdout == "1\n")
 
 
 def test_a_pods_link_is_deleted(cluster: ClusterHandle, space: Space) -> None:

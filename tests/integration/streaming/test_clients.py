@@ -38,7 +38,7 @@ shell = ["sh", "-c", "read x; echo got:$x; exit 4"]
 client = stream(api.connect_get_namespaced_pod_exec, "web", "default", command=shell, stdin=True, stdout=True,
                 stderr=True, tty=False, _preload_content=False)
 client.write_stdin("word\\n")
-client.run_forever(timeout=10)
+client.run_forever(timeout=60)
 code = client.returncode
 client.close()
 api = kubernetes.client.CoreV1Api(kubernetes.config.new_client_from_config(sys.argv[1]))
