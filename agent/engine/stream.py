@@ -15,6 +15,8 @@ from agent.engine.wire import BadStream, Dechunker, Demultiplexer, LineSplitter,
 from sampan.loop.backoff import Backoff
 
 _CHUNK = 64 * 1024
+_TRIES = 12
+"""How often a log that is followed is tried again where the engine does not answer: about half a minute."""
 
 
 @dataclass(slots=True)
@@ -191,26 +193,40 @@ async def follow_logs(opened: Callable[[str, str, bool], Awaitable[Connection]],
     container that ends; then the log is opened again from the last line's time on, and what comes twice is skipped.
     """
     backoff = Backoff(initial=0.05, maximum=5.0)
-    failures, following = 0, running is not None
+    failures, begun, following = 0, False, running is not None
     seen = _Seen()
     while True:
-        connection = await opened(since, tail, following)
+        try:
+            if begun and running is not None and (following := await running()):
+                await asyncio.sleep(backoff.delay(failures))
+            connection = await opened(since, tail, following)
+        except NotFound:
+            if not begun:
+                raise
+            return  # the container has been removed, and its log with it
+        except EngineUnavailable:
+            failures += 1
+            if not begun or failures > _TRIES:
+                raise
+            await asyncio.sleep(backoff.delay(failures))
+            continue
+        begun = True
         seen.reopened()
         try:
             async for line in _log_lines(connection, tty=tty):
                 if seen.is_new(line):
                     failures = 0
                     yield line
+        except EngineUnavailable:
+            if running is None:
+                raise
         finally:
             await connection.aclose()
-        if running is None or not following:
+        if not following:
             return
-        following = await running()
+        failures += 1
         if seen.last:
             since, tail = translate.unix_time(seen.last), "all"
-        if following:
-            failures += 1
-            await asyncio.sleep(backoff.delay(failures))
 
 
 class _Seen:
