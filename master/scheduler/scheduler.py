@@ -159,7 +159,9 @@ class Scheduler:
         assert pod is not None
         key = (pod.metadata.namespace, pod.metadata.name)
         if new is None or _ended(new):
-            self._waiting.discard(key)
+            if key in self._waiting:
+                self._waiting.discard(key)
+                self._queue.add(key)  # finds that there is nothing to do, and drops the timer
             self._metrics.forget(key)
             self._release(pod)
         elif new.spec.node_name:
@@ -180,7 +182,8 @@ class Scheduler:
 
     def _depths(self) -> dict[str, int]:
         """Pods that wait, by upstream's names of its queues."""
-        return {"active": len(self._queue), "backoff": self._queue.delayed, "unschedulable": len(self._waiting)}
+        waiting = len(self._waiting)  # each with a timer for its next look
+        return {"active": len(self._queue), "backoff": max(0, self._queue.delayed - waiting), "unschedulable": waiting}
 
     def _release(self, pod: core_v1.Pod) -> None:
         if self._cluster.node_of(pod.metadata.uid):

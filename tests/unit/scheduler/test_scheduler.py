@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from master.metrics.scheduler import SchedulerMetrics
 from master.scheduler import scheduler
 from master.scheduler.decide import decide
 from master.scheduler.scheduler import Scheduler
@@ -35,12 +36,12 @@ def pod(name: str, cpu: str = "600m", **spec: object) -> core_v1.Pod:
 
 
 @asynccontextmanager
-async def running() -> AsyncIterator[tuple[FakeClient, FakeClock]]:
+async def running(metrics: SchedulerMetrics | None = None) -> AsyncIterator[tuple[FakeClient, FakeClock]]:
     clock = FakeClock()
     client = FakeClient(clock)
     informers = InformerFactory(client, clock, rng=random.Random(1))
     recorder = EventRecorder(client, clock, "default-scheduler")
-    part = Scheduler(client, informers, clock, recorder, random.Random(1))
+    part = Scheduler(client, informers, clock, recorder, random.Random(1), metrics)
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(run()) for run in (informers.run, recorder.run, part.run)]
         yield client, clock
@@ -209,6 +210,18 @@ async def test_a_pod_that_still_fits_nowhere_keeps_the_time_of_its_condition() -
         after = (await until(lambda found: "taint" in (found.status.conditions[0].message or ""), client,
                              "web")).status.conditions[0]
         assert after.last_transition_time == before.last_transition_time
+
+
+async def test_a_pod_that_fits_nowhere_waits_in_one_queue() -> None:
+    metrics = SchedulerMetrics(lambda: 0.0)
+    async with running(metrics) as (client, clock):
+        await client.create(PODS, pod("web"))
+        await until(lambda found: bool(found.status.conditions), client, "web")
+        await clock.settle()
+        assert metrics.depths() == {"active": 0, "backoff": 0, "unschedulable": 1}
+        await client.delete(PODS, "web", "default", DeleteOptions(grace_period=0))
+        await clock.settle()
+        assert metrics.depths() == {"active": 0, "backoff": 0, "unschedulable": 0}
 
 
 async def test_a_scheduler_that_is_begun_anew_hears_of_each_pod_once() -> None:
