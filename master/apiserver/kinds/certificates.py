@@ -87,11 +87,13 @@ class CertificateSigningRequestStrategy(Strategy):
         usages = items(tree, "usages")
         if not usages:
             errors.append(required("spec.usages"))
+        seen: set[str] = set()
         for index, usage in enumerate(usages):
             if usage not in USAGES:
                 errors.append(not_supported(f"spec.usages[{index}]", usage, USAGES))
-            if usage in usages[:index]:
+            if usage in seen:
                 errors.append(duplicate(f"spec.usages[{index}]", usage))
+            seen.add(usage)
         signer = tree.get("signerName") or ""
         if signer == LEGACY_SIGNER:
             errors.append(invalid("spec.signerName", signer,

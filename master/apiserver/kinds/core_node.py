@@ -72,11 +72,12 @@ class NodeStrategy(Strategy):
     def validate_update(self, new: Tree, old: Tree, context: Context) -> Errors:
         """What is set once stays."""
         errors: Errors = []
-        seen: list[Tree] = []
+        seen: set[tuple[str, str]] = set()
         for index, address in enumerate(items(status(new), "addresses")):
-            if address in seen:
+            known = address.get("type") or "", address.get("address") or ""
+            if known in seen:
                 errors.append(duplicate(f"status.addresses[{index}]", _go_address(address)))
-            seen.append(address)
+            seen.add(known)
         before, after = spec(old), spec(new)
         if items(before, "podCIDRs") and items(before, "podCIDRs") != items(after, "podCIDRs"):
             errors.append(forbidden("spec.podCIDRs", f"node updates may not change podCIDR {ONCE}"))

@@ -180,8 +180,10 @@ class ServiceStrategy(Strategy):
         held = ports_of(before)
         mine = set(held)  # one number may serve several protocols of the same Service
         optional = tree.get("type") == "LoadBalancer" and not tree.get("allocateLoadBalancerNodePorts")
+        # The same port with another protocol (DNS: 53 for TCP and UDP) has the same node port.
+        twins = {port.get("port"): port["nodePort"] for port in reversed(ports) if port.get("nodePort")}
         for index, port in enumerate(ports):
-            number = port.get("nodePort") or _twin(ports, port)
+            number = port.get("nodePort") or twins.get(port.get("port")) or 0
             if not number and optional:
                 continue
             if number not in mine:
@@ -190,6 +192,7 @@ class ServiceStrategy(Strategy):
                     taken.append(number)
             mine.add(number)
             port["nodePort"] = number
+            twins.setdefault(port.get("port"), number)
         if needs_health_check(tree) and tree.get("healthCheckNodePort") not in held:
             number = self._take_health_check(tree.get("healthCheckNodePort") or 0, reserve=reserve)
             tree["healthCheckNodePort"] = number
@@ -226,15 +229,6 @@ class _Refused(Exception):
         super().__init__(str(error))
         self.error = error
         self.cause = cause
-
-
-def _twin(ports: list[Tree], port: Tree) -> int:
-    """The node port of the same port with another protocol (DNS: 53 for TCP and UDP), 0 if there is none."""
-    for other in ports:
-        if (other is not port and other.get("port") == port.get("port") and other.get("nodePort")
-                and other.get("protocol") != port.get("protocol")):
-            return int(other["nodePort"])
-    return 0
 
 
 def _default_affinity(tree: Tree) -> None:

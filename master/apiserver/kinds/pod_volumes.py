@@ -246,6 +246,7 @@ def mounts(container: Tree, known: dict[str, Tree], path: str) -> Errors:
     taken: set[str] = set()
     privileged = part(container, "securityContext").get("privileged") is True
     devices = {device.get("name"): device.get("devicePath") for device in items(container, "volumeDevices")}
+    device_paths = set(devices.values())
     for index, mount in enumerate(items(container, "volumeMounts")):
         at = f"{path}[{index}]"
         name, target = mount.get("name") or "", mount.get("mountPath") or ""
@@ -260,7 +261,7 @@ def mounts(container: Tree, known: dict[str, Tree], path: str) -> Errors:
         taken.add(target)
         if name in devices:
             errors.append(invalid(f"{at}.name", name, "must not already exist in volumeDevices"))
-        if target in devices.values():
+        if target in device_paths:
             errors.append(invalid(f"{at}.mountPath", target, "must not already exist as a path in volumeDevices"))
         errors += _sub_paths(mount, at, path)
         errors += _propagation(mount, path, privileged=privileged)
