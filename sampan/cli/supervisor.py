@@ -24,6 +24,7 @@ CALM = 60.0
 """Seconds of running after which a failure counts as the first again."""
 LOG_LIMIT = 32 * 1024 * 1024
 """Bytes after which the log is turned over, one old one kept, at the next start of the command."""
+HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 NOT_STARTED = 127
 """Exit code of a command that could not be run, as a shell gives."""
 
@@ -68,10 +69,12 @@ class Supervisor:
     def _once(self) -> int:
         if self._log.exists() and self._log.stat().st_size > LOG_LIMIT:
             self._log.replace(self._log.with_suffix(self._log.suffix + ".1"))
+        signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)  # our handlers, run in the child, would lose a signal
         child = os.fork()
         if not child:
             self._become_command()
         self._child = child
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
         if self._stopping:  # the signal came while the command was being started
             self._signal(signal.SIGTERM)
         process = os.pidfd_open(child)
@@ -90,8 +93,9 @@ class Supervisor:
     def _become_command(self) -> None:
         """In the forked child: run the command in its place."""
         try:
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
+            for number in (*HANDLED, signal.SIGPIPE):
                 signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
             take_output(self._log)
             os.execvpe(self._command[0], self._command, os.environ | self._store.hand_over())  # noqa: S606 - our caller's command
         except OSError as error:

@@ -84,6 +84,19 @@ def test_stop_ends_the_pause_before_the_next_try(unit: Supervised) -> None:
     assert not unit.pid
 
 
+def test_a_stop_while_the_command_is_being_started_is_not_lost(tmp_path: Path, unit: Supervised) -> None:
+    slow = tmp_path / "slow.py"
+    slow.write_text("import os, time\nfork = os.fork\n"
+                    "os.fork = lambda: fork() or (time.sleep(1), 0)[1]\n"
+                    "from sampan.cli import supervisor\nsupervisor.main()\n")
+    launch = unit.launch(["sleep", "600"])
+    subprocess.run([sys.executable, str(slow), *launch[launch.index("--pidfile"):]], check=True, timeout=60)
+    until(lambda: unit.child)
+    started = time.monotonic()
+    assert unit.stop(30)
+    assert time.monotonic() - started < 25
+
+
 def test_a_command_that_cannot_be_run_is_told(unit: Supervised) -> None:
     start(unit, "/nowhere/at-all")
     until(lambda: unit.log.exists() and "ended with code 127" in unit.log.read_text())
