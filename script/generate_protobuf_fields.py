@@ -193,5 +193,5 @@ def short(full: str) -> str:
 
 if __name__ == "__main__":
     arguments = argparse.ArgumentParser(description="Write the field numbers of the API's protobuf form.")
-    arguments.add_argument("kubectl", type=Path, help="the executable itself, x86-64, of 1.33 or older")
+    arguments.add_argument("kubectl", type=Path, help="the executable itself, x86-64; the table is of 1.32")
     main(arguments.parse_args().kubectl)

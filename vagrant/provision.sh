@@ -3,6 +3,7 @@
 # Usage: provision.sh master|node ADDRESS
 # A node joins afterwards, by the line that the master prints. Run it again at any time.
 set -euo pipefail
+[ $# -eq 2 ] || { sed -n '2,4s/^# //p' "$0"; exit 2; }
 ROLE=$1
 ADDRESS=$2
 SOURCE=${SAMPAN_SOURCE:-/opt/sampan-source}
