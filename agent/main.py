@@ -307,7 +307,9 @@ async def _once_empty(clock: Clock, work: Callable[[], Awaitable[None]]) -> None
 def only_agent(run_dir: Path) -> Iterator[None]:
     """Hold the lock that keeps a second agent from the same directories; StartError where another has it."""
     run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / "agent.lock").open("w") as lock:
+    path = run_dir / "agent.lock"
+    path.touch(mode=0o600)  # whoever may read it could hold it, and keep the agent from starting
+    with path.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -84,7 +84,7 @@ class Ipam:
     def _locked(self) -> Iterator[None]:
         """One process at a time: the CNI executable may work beside the agent."""
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # whoever may read the lock could hold it
             with (self._folder / _LOCK).open("a") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 self._check_version()

@@ -184,6 +184,8 @@ class _Commands:
     @contextlib.contextmanager
     def _one_at_a_time(self) -> Iterator[None]:
         """Of two processes that write the rules, the later one must have seen the earlier one's address."""
-        with (self._wanted.state / "rules.lock").open("a") as lock:
+        path = self._wanted.state / "rules.lock"
+        path.touch(mode=0o600)
+        with path.open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield

@@ -41,6 +41,11 @@ def test_a_sandbox_has_one_address(tmp_path: Path) -> None:
     assert Ipam(tmp_path).leases() == [moved]
 
 
+def test_nobody_else_may_hold_the_lock(tmp_path: Path) -> None:
+    Ipam(tmp_path).allocate(SUBNET, box("a"))
+    assert (tmp_path / "sampan").stat().st_mode & 0o777 == 0o700
+
+
 def test_exhaustion_and_release(tmp_path: Path) -> None:
     ipam = Ipam(tmp_path)
     for number in range(5):
