@@ -12,8 +12,9 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from msgspec.structs import replace
 
 from master.controllers.pods import find, is_true, replaced
+from sampan.api.taints import tolerates
 from sampan.api.times import Time
-from sampan.api.types.core_v1 import Node, NodeCondition, Pod, PodCondition, Taint, Toleration
+from sampan.api.types.core_v1 import Node, NodeCondition, Pod, PodCondition, Taint
 
 GRACE = 40.0
 """Seconds without a sign of life after which a node's state is unknown."""
@@ -142,17 +143,6 @@ def unready(pod: Pod, now: datetime) -> list[PodCondition] | None:
         return None
     return [replace(item, status="False", last_transition_time=Time.of(now)) if item is present else item
             for item in pod.status.conditions]
-
-
-def tolerates(toleration: Toleration, taint: Taint) -> bool:
-    """Whether a toleration matches a taint (core/v1 Toleration)."""
-    if toleration.effect and toleration.effect != taint.effect:
-        return False
-    if toleration.key and toleration.key != taint.key:
-        return False
-    if toleration.operator == "Exists":
-        return True
-    return bool(toleration.key) and (toleration.value or "") == (taint.value or "")
 
 
 @dataclass(frozen=True, slots=True)

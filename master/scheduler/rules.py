@@ -13,6 +13,7 @@ import numpy as np
 
 from master.scheduler import requests
 from master.scheduler.cluster import PODS, Cluster, Mask
+from sampan.api.taints import tolerates
 from sampan.api.types import core_v1
 
 
@@ -29,25 +30,15 @@ Rule = Callable[[core_v1.Pod, Cluster, Mask], Sequence[Refusal]]
 """Called with the nodes that are still in question; refuses some of them."""
 
 
-def tolerates(tolerations: Sequence[core_v1.Toleration], taint: core_v1.Taint) -> bool:
-    """Whether one of the tolerations covers the taint."""
-    return any(_covers(toleration, taint) for toleration in tolerations)
-
-
-def _covers(toleration: core_v1.Toleration, taint: core_v1.Taint) -> bool:
-    if toleration.effect and toleration.effect != taint.effect:
-        return False
-    if toleration.key and toleration.key != taint.key:
-        return False
-    if toleration.operator == "Exists":
-        return True
-    return bool(toleration.key) and (toleration.value or "") == (taint.value or "")
+def tolerated(pod: core_v1.Pod, taint: core_v1.Taint) -> bool:
+    """Whether one of the pod's tolerations covers the taint."""
+    return any(tolerates(toleration, taint) for toleration in pod.spec.tolerations)
 
 
 def node_unschedulable(pod: core_v1.Pod, cluster: Cluster, candidates: Mask) -> Sequence[Refusal]:
     """Cordoned nodes, unless the pod tolerates that."""
     taint = core_v1.Taint(key="node.kubernetes.io/unschedulable", effect="NoSchedule")
-    if tolerates(pod.spec.tolerations, taint):
+    if tolerated(pod, taint):
         return ()
     return [Refusal(candidates & cluster.unschedulable, "node(s) were unschedulable")]
 
@@ -57,7 +48,7 @@ def taint_toleration(pod: core_v1.Pod, cluster: Cluster, candidates: Mask) -> Se
     by_reason: dict[str, Mask] = {}
     for row in np.flatnonzero(candidates):
         taint = next((taint for taint in cluster.rows[row].taints if taint.effect in ("NoSchedule", "NoExecute")
-                      and not tolerates(pod.spec.tolerations, taint)), None)
+                      and not tolerated(pod, taint)), None)
         if taint is not None:
             reason = f"node(s) had untolerated taint {{{taint.key}: {taint.value or ''}}}"
             by_reason.setdefault(reason, np.zeros_like(candidates))[row] = True
