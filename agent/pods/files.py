@@ -98,7 +98,7 @@ class PodFiles:
     def _write(self, pod: core_v1.Pod, name: str, text: str) -> str:
         path = self.directory(pod.metadata.uid) / name
         try:
-            if path.read_text(encoding="utf-8") == text:
+            if path.read_bytes() == text.encode():  # containers may have written there whatever they like
                 return str(path)
         except OSError:
             self._root.mkdir(parents=True, exist_ok=True, mode=0o750)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from agent.pods.containers import (
     volume_mount,
 )
 from agent.pods.dns import DnsConfig, Resolver, node_resolver, parse
-from agent.pods.files import aliases, hostname, hosts
+from agent.pods.files import PodFiles, aliases, hostname, hosts
 from agent.pods.model import Attempt
 from agent.pods.resources import container_limits, oom_score, pod_limits, qos_class, quota, shares
 from netplugin.protocol import HostPort
@@ -154,6 +155,9 @@ def test_mounts_and_ports() -> None:
     pod = make_pod(containers=[{"name": "app", "image": "a", "ports": ports}])
     assert host_ports(pod) == [HostPort(8080, 80), HostPort(53, 53, "UDP", "192.0.2.1")]
     assert host_ports(make_pod(hostNetwork=True, containers=[{"name": "app", "image": "a", "ports": ports}])) == []
+    early = [{"name": "init", "image": "a", "ports": ports[:1]},
+             {"name": "sidecar", "image": "a", "ports": ports[1:], "restartPolicy": "Always"}]
+    assert host_ports(make_pod(initContainers=early)) == [HostPort(53, 53, "UDP", "192.0.2.1")]
 
 
 def test_hosts_file() -> None:
@@ -162,6 +166,15 @@ def test_hosts_file() -> None:
         "10.0.0.2\tweb.sub.default.svc.cluster.local\tweb\n")
     assert aliases(pod) == "\n# Entries added by HostAliases.\n192.0.2.5\ta\tb\n"
     assert hostname(make_pod("x" * 70)) == "x" * 63
+
+
+def test_what_a_container_wrote_into_its_hosts_file_is_written_over(tmp_path: Path) -> None:
+    files, pod = PodFiles(tmp_path), make_pod()
+    path = Path(files.write_hosts(pod, "10.0.0.2", "cluster.local"))
+    text, inode = path.read_text(), path.stat().st_ino
+    path.write_bytes(b"\xff is no text")
+    assert files.write_hosts(pod, "10.0.0.2", "cluster.local") == str(path)
+    assert (path.read_text(), path.stat().st_ino) == (text, inode)
 
 
 def test_resolver_of_the_node(tmp_path: Any) -> None:
