@@ -11,7 +11,7 @@ from agent.engine.protocol import ContainerSpec, Image, Limits, Mount
 from agent.pods import labels
 from agent.pods.environment import expand
 from agent.pods.files import own_hostname
-from agent.pods.model import pod_text
+from agent.pods.model import is_sidecar, pod_text
 from agent.pods.resources import INFRA_OOM_SCORE, container_limits
 from netplugin.protocol import HostPort
 from sampan.api.types import core_v1
@@ -89,11 +89,14 @@ def volume_mount(mount: core_v1.VolumeMount, source: str, *, read_only: bool) ->
 
 
 def host_ports(pod: core_v1.Pod) -> list[HostPort]:
-    """Ports of the node that lead to the pod; none for one that uses the node's network itself."""
+    """Ports of the node that lead to the pod; none for one that uses the node's network itself.
+
+    Containers that end before the pod's own begin have none, as upstream's kubelet has it.
+    """
     if pod.spec.host_network:
         return []
     return [HostPort(port.host_port, port.container_port, _PROTOCOLS[port.protocol or "TCP"], port.host_ip or "")
-            for container in (*pod.spec.init_containers, *pod.spec.containers)
+            for container in (*filter(is_sidecar, pod.spec.init_containers), *pod.spec.containers)
             for port in container.ports if port.host_port and (port.protocol or "TCP") in _PROTOCOLS]
 
 

@@ -76,11 +76,11 @@ def container_requests(container: core_v1.Container) -> dict[str, int]:
 
 
 def host_ports(pod: core_v1.Pod) -> tuple[HostPort, ...]:
-    """The node's ports that the pod claims."""
+    """The node's ports that the pod claims; containers that end before its own begin claim none, as upstream has it."""
+    sidecars = [container for container in pod.spec.init_containers if container.restart_policy == "Always"]
     return tuple(
         HostPort(port.protocol or "TCP", port.host_ip or "0.0.0.0", port.host_port)
-        for container in (*pod.spec.containers, *pod.spec.init_containers)
-        for port in container.ports if port.host_port)
+        for container in (*pod.spec.containers, *sidecars) for port in container.ports if port.host_port)
 
 
 def _sum(parts: Iterable[Mapping[str, int]]) -> dict[str, int]:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from master.scheduler.cluster import Cluster
 from master.scheduler.decide import decide
-from master.scheduler.requests import pod_requests
+from master.scheduler.requests import host_ports, pod_requests
 from sampan.api.types import core_v1, meta_v1
 
 RNG = random.Random(1)
@@ -89,6 +89,14 @@ def test_host_ports_conflict_by_protocol_port_and_address() -> None:
     assert decide(pod(host_port=80), state, RNG).refusal == (
         "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports. "
         + NO_VICTIMS.format(n=1))
+
+
+@pytest.mark.parametrize(("restart_policy", "claimed"), [(None, False), ("Always", True)])
+def test_of_init_containers_only_sidecars_claim_host_ports(restart_policy: str | None, *, claimed: bool) -> None:
+    early = core_v1.Container(name="init", restart_policy=restart_policy,
+                              ports=[core_v1.ContainerPort(container_port=80, host_port=80)])
+    made = core_v1.Pod(spec=core_v1.PodSpec(containers=[core_v1.Container(name="c")], init_containers=[early]))
+    assert bool(host_ports(made)) is claimed
 
 
 @pytest.mark.parametrize(("toleration", "fits"), [
