@@ -25,6 +25,8 @@ NOT_THESE = ("pod updates may not change fields other than `spec.containers[*].i
              "`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),"
              "`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)")
 TOLERATION = {"key": "a", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 5}
+ON_LINUX = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+    {"matchExpressions": [{"key": "kubernetes.io/os", "operator": "In", "values": ["linux"]}]}]}}}
 
 
 def changed(tree: Tree, **spec: Any) -> Tree:
@@ -43,6 +45,7 @@ def changed(tree: Tree, **spec: Any) -> Tree:
     (pod(terminationGracePeriodSeconds=-3), changed(pod(), terminationGracePeriodSeconds=1)),
     (pod(schedulingGates=[{"name": "g"}]), pod()),
     (pod(schedulingGates=[{"name": "g"}]), changed(pod(schedulingGates=[{"name": "g"}]), nodeSelector={"a": "b"})),
+    (pod(schedulingGates=[{"name": "g"}]), changed(pod(schedulingGates=[{"name": "g"}]), affinity=ON_LINUX)),
     (pod(), pod(hostNetwork=False, nodeName="", volumes=[])),
 ])
 def test_allowed(old: Tree, new: Tree) -> None:

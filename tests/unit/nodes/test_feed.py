@@ -156,6 +156,26 @@ async def test_catching_up_from_whatever_is_held(held_before: bool) -> None:
         task.cancel()
 
 
+async def test_a_node_hears_nothing_of_others_pods_and_what_these_refer_to() -> None:
+    """Not even that they are there, or that they have gone."""
+    cluster = Cluster()
+    theirs, waits = cluster.client.put(pod("theirs", "n2", "c")), cluster.client.put(pod("waits", "", "c"))
+    used = cluster.client.put(config("c"))
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(cluster.informers.run())
+        await cluster.world.synced()
+        feed = cluster.feed("n1")
+        keys = {Key("", "pods", "default", theirs.metadata.name), Key("", "pods", "default", waits.metadata.name),
+                Key("", "configmaps", "default", used.metadata.name), Key("", "pods", "default", "never-was")}
+        assert [change async for change in feed.catch_up()] == []
+        assert [change async for change in feed.changes(keys)] == []
+        cluster.client.remove(PODS, "theirs", "default")
+        cluster.client.remove(CONFIGMAPS, "c", "default")
+        await settle()
+        assert [change async for change in feed.changes(keys)] == []
+        task.cancel()
+
+
 async def test_a_store_that_was_restored_from_a_backup_is_older_than_what_is_held() -> None:
     cluster = Cluster()
     stored = cluster.client.put(pod("mine", "n1", "c")), cluster.client.put(config("c", "old"))

@@ -56,3 +56,16 @@ async def test_a_command_that_is_not_there(world: World, monkeypatch: pytest.Mon
         assert (ended.reason, ended.exit_code) == ("ContainerCannotRun", 127)
         assert "executable file not found" in (ended.message or "")
         assert ended.started_at == ended.finished_at is not None
+
+
+async def test_a_stop_that_fails_is_tried_again(world: World) -> None:
+    async with world.agent():
+        pod = world.create(make_pod())
+        await world.settle()
+        world.engine.fail("stop", EngineError("context deadline exceeded"))
+        world.delete(pod)
+        await world.settle()
+        assert (await world.running("app")).running
+        assert "error killing pod: context deadline exceeded" in world.reports.messages("FailedKillPod")[0]
+        await world.advance(3)
+        assert world.reports.terminated == ["uid-web"]
