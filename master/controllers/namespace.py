@@ -68,11 +68,11 @@ def conditions(present: Sequence[NamespaceCondition], remains: Remains, now: dat
                            sorted(remains.finalizers.items()))
     wanted = (
         ("NamespaceDeletionDiscoveryFailure", remains.discovery_error, "DiscoveryFailed", "ResourcesDiscovered",
-         "Discovery failed for some groups, {}", "All resources successfully discovered"),
+         "Discovery failed for some groups, 1 failing: {}", "All resources successfully discovered"),
         ("NamespaceDeletionGroupVersionParsingFailure", "", "GroupVersionParsingFailed", "ParsedGroupVersions",
          "{}", "All legacy kube types successfully parsed"),
-        ("NamespaceDeletionContentFailure", "; ".join(sorted(remains.errors)), "ContentDeletionFailed",
-         "ContentDeleted", "Failed to delete all resource types, {}",
+        ("NamespaceDeletionContentFailure", ", ".join(sorted(remains.errors)), "ContentDeletionFailed",
+         "ContentDeleted", f"Failed to delete all resource types, {len(remains.errors)} remaining: {{}}",
          "All content successfully deleted, may be waiting on finalization"),
         ("NamespaceContentRemaining", kinds, "SomeResourcesRemain", "ContentRemoved",
          "Some resources are remaining: {}", "All content successfully removed"),

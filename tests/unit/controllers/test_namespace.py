@@ -55,11 +55,15 @@ def test_conditions_tell_what_holds_it() -> None:
     remains = Remains()
     count_remains(remains, CONFIGMAPS.metadata_only(), [ConfigMap(  # type: ignore[list-item] # only metadata counts
         metadata=ObjectMeta(name="a", finalizers=["example.com/hold"]))])
-    remains.errors.append("secrets.: down")
+    remains.errors += ["secrets.: down", "pods.: {no}"]
     told = {item.type: item for item in conditions([], remains, NOW)}
     assert told["NamespaceFinalizersRemaining"].message == (
         "Some content in the namespace has finalizers remaining: example.com/hold in 1 resource instances")
-    assert told["NamespaceDeletionContentFailure"].status == "True"
+    assert told["NamespaceDeletionContentFailure"].message == (
+        "Failed to delete all resource types, 2 remaining: pods.: {no}, secrets.: down")
+    failed = {item.type: item for item in conditions([], Remains(discovery_error="no answer"), NOW)}
+    assert failed["NamespaceDeletionDiscoveryFailure"].message == (
+        "Discovery failed for some groups, 1 failing: no answer")
     assert told["NamespaceDeletionDiscoveryFailure"].reason == "ResourcesDiscovered"
     assert not remains.empty
     later = conditions(list(told.values()), Remains(), NOW.replace(hour=1))
