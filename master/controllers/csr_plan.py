@@ -44,15 +44,11 @@ class Wish:
 
 def read(request: bytes) -> Wish:
     """Read the PEM; ca.CertificateError where it is malformed."""
-    identity = ca.request_identity(request)
-    try:
-        extension = x509.load_pem_x509_csr(request).extensions.get_extension_for_class(x509.SubjectAlternativeName)
-    except x509.ExtensionNotFound:
+    identity, names = ca.request_identity(request), ca.request_alternatives(request)
+    if names is None:
         return Wish(identity)
-    except ValueError as error:
-        raise ca.CertificateError(f"the certificate request is malformed: {error}") from error
-    return Wish(identity, tuple(str(name.value) for name in extension.value),
-                all(isinstance(name, (x509.DNSName, x509.IPAddress)) for name in extension.value))
+    return Wish(identity, tuple(str(name.value) for name in names),
+                all(isinstance(name, (x509.DNSName, x509.IPAddress)) for name in names))
 
 
 def is_decided(csr: CertificateSigningRequest) -> bool:

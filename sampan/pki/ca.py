@@ -22,7 +22,7 @@ from sampan.pki.pair import CertificateError, KeyPair
 
 __all__ = ["CA_LIFETIME", "SLACK", "USAGES", "YEAR", "Authority", "CertificateError", "Identity", "KeyPair",
            "belong_together", "certificate_expiry", "certificate_identity", "certificate_names", "certificate_usages",
-           "make_request", "new_key", "public_key_hash", "request_identity"]
+           "make_request", "new_key", "public_key_hash", "request_alternatives", "request_identity"]
 
 YEAR = timedelta(days=365)
 CA_LIFETIME = 10 * YEAR
@@ -65,6 +65,17 @@ def request_identity(request: bytes) -> Identity:
     if not valid:
         raise CertificateError("the certificate request is not signed by the key that it names")
     return _identity(csr.subject)
+
+
+def request_alternatives(request: bytes) -> x509.SubjectAlternativeName | None:
+    """The other names that a signing request asks for; CertificateError where they cannot be read."""
+    try:
+        extensions = x509.load_pem_x509_csr(request).extensions
+        return extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return None
+    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        raise CertificateError(f"the certificate request is malformed: {error}") from error
 
 
 def certificate_identity(certificate: bytes) -> Identity:
@@ -140,7 +151,8 @@ class Authority:
               lifetime: timedelta = YEAR) -> KeyPair:
         """A new key with its certificate; `names` are the DNS names and IP addresses of a server."""
         key = ec.generate_private_key(ec.SECP256R1())
-        certificate = self._sign(_subject(identity), key.public_key(), names, usages, lifetime)
+        alternatives = x509.SubjectAlternativeName([_name(name) for name in names]) if names else None
+        certificate = self._sign(_subject(identity), key.public_key(), alternatives, usages, lifetime)
         return KeyPair(certificate, _pem(key))
 
     def sign(self, request: bytes, usages: Sequence[str], lifetime: timedelta) -> bytes:
@@ -150,15 +162,10 @@ class Authority:
         public = csr.public_key()
         if not isinstance(public, ec.EllipticCurvePublicKey):
             raise CertificateError("only ECDSA keys are signed")
-        try:
-            extension = csr.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-            names = [str(name.value) for name in extension.value]
-        except x509.ExtensionNotFound:
-            names = []
-        return self._sign(_subject(identity), public, names, usages, lifetime)
+        return self._sign(_subject(identity), public, request_alternatives(request), usages, lifetime)
 
-    def _sign(self, subject: x509.Name, public: ec.EllipticCurvePublicKey, names: Sequence[str],
-              usages: Sequence[str], lifetime: timedelta) -> bytes:
+    def _sign(self, subject: x509.Name, public: ec.EllipticCurvePublicKey,
+              alternatives: x509.SubjectAlternativeName | None, usages: Sequence[str], lifetime: timedelta) -> bytes:
         start = self._now()
         end = min(start + lifetime, self._certificate.not_valid_after_utc)
         builder = (
@@ -172,9 +179,8 @@ class Authority:
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()),
                            critical=False)
         )
-        if names:
-            builder = builder.add_extension(x509.SubjectAlternativeName([_name(name) for name in names]),
-                                            critical=False)
+        if alternatives is not None:
+            builder = builder.add_extension(alternatives, critical=False)
         return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
 

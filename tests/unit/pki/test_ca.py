@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtensionOID, NameOID
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from sampan.pki import ca
@@ -36,6 +40,29 @@ def test_a_signed_request_keeps_its_identity_and_gets_the_lifetime_asked_for() -
     certificate = authority.sign(request, ["client auth"], timedelta(days=3))
     assert ca.certificate_identity(certificate) == identity
     assert ca.certificate_expiry(certificate) == (NOW + timedelta(days=3)).replace(microsecond=0)
+
+
+def request_with(extension: x509.ExtensionType) -> bytes:
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([
+        x509.NameAttribute(NameOID.COMMON_NAME, "jane")])).add_extension(extension, critical=False)
+    request = builder.sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256())
+    return request.public_bytes(serialization.Encoding.PEM)
+
+
+def test_other_names_are_signed_as_they_are_asked_for() -> None:
+    _, authority = ca.Authority.create("test")
+    joerg = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Jörg")])
+    names = x509.SubjectAlternativeName([
+        x509.RFC822Name("jane@example.com"), x509.UniformResourceIdentifier("spiffe://example.com/jane"),
+        x509.DirectoryName(joerg), x509.DNSName("10.0.0.1"), x509.IPAddress(ip_address("10.0.0.2"))])
+    signed = x509.load_pem_x509_certificate(authority.sign(request_with(names), ["client auth"], timedelta(days=1)))
+    assert signed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value == names
+
+
+def test_names_of_a_kind_that_nobody_knows_are_refused() -> None:
+    x400_address = x509.UnrecognizedExtension(ExtensionOID.SUBJECT_ALTERNATIVE_NAME, bytes.fromhex("3002a300"))
+    with pytest.raises(ca.CertificateError, match="the certificate request is malformed"):
+        ca.request_alternatives(request_with(x400_address))
 
 
 def test_a_certificate_never_outlives_its_authority() -> None:
