@@ -45,7 +45,7 @@ def _opened(volume: Path, path: str) -> Iterator[int]:
         raise VolumeError(volume.name, f'subPath "{path}" leads out of the volume')
     descriptor = os.open(root, os.O_PATH | os.O_CLOEXEC)
     try:
-        mode = os.fstat(descriptor).st_mode & 0o777
+        mode = os.fstat(descriptor).st_mode & 0o2777
         for part in wanted.relative_to(root).parts:
             below = _step(descriptor, part, mode)
             os.close(descriptor)
