@@ -89,7 +89,8 @@ def test_without_endpoints_everything_rejects_at_once() -> None:
 
 def test_traffic_from_outside_is_masqueraded() -> None:
     found = rules_of([service("web", "10.96.0.1", port("http", 80, node_port=30080), **OUTER)],
-                     [slice_of("web", "10.244.1.5")])
+                     [slice_of("web", endpoint("10.244.1.5", node=NODE))])
+    assert f"nat/KUBE-SVL-{suffix()}" not in found
     entry = f"KUBE-EXT-{suffix()}"
     assert [target(rule) for rule in found["nat/KUBE-SERVICES"]] == [f"KUBE-SVC-{suffix()}", entry, entry,
                                                                      "KUBE-NODEPORTS"]
@@ -127,14 +128,16 @@ def test_internal_policy_local(here: bool) -> None:
     assert len([name for name in found if name.startswith("nat/KUBE-SEP")]) == here
 
 
-def test_source_ranges() -> None:
+@pytest.mark.parametrize(("node_ip", "inside"), [("192.0.2.1", True), ("198.51.100.1", False), ("", False)])
+def test_source_ranges(node_ip: str, inside: bool) -> None:
     found = rules_of([service("web", "10.96.0.1", load_balancer_source_ranges=["203.0.113.0/25", "192.0.2.0/24"],
-                              **OUTER)], [slice_of("web", "10.244.1.5")])
+                              **OUTER)], [slice_of("web", "10.244.1.5")], ip=node_ip)
     firewall, entry = f"KUBE-FW-{suffix()}", f"KUBE-EXT-{suffix()}"
     comment = '-m comment --comment "default/web:http loadbalancer IP"'
     assert found[f"nat/{firewall}"] == (
         f"-s 203.0.113.0/25 {comment} -j {entry}", f"-s 192.0.2.0/24 {comment} -j {entry}",
-        f"-s 192.0.2.1/32 {comment} -j {entry}",  # this node is in a range, and may have the address itself
+        # A node that is in a range may have the address itself.
+        *([f"-s 192.0.2.1/32 {comment} -j {entry}"] if inside else []),
         '-m comment --comment "other traffic to default/web:http will be dropped by KUBE-PROXY-FIREWALL"')
     assert [target(rule) for rule in found["nat/KUBE-SERVICES"][:-1]] == [f"KUBE-SVC-{suffix()}", entry, firewall]
     assert found["filter/KUBE-PROXY-FIREWALL"] == (

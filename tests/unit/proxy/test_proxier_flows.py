@@ -7,7 +7,7 @@ import pytest
 from agent.proxy import observer as figures
 from netplugin.conntrack import Flow
 from tests.support.proxier import UDP, FakeFlows, World, dns
-from tests.support.services import delete, endpoint, put, service, slice_of
+from tests.support.services import delete, endpoint, port, put, service, slice_of
 
 
 async def test_udp_flows_to_endpoints_that_are_gone_are_forgotten() -> None:
@@ -24,6 +24,16 @@ async def test_udp_flows_to_endpoints_that_are_gone_are_forgotten() -> None:
     await world.sync()
     assert flows.flows == kept
     assert world.figures.value(figures.FORGOTTEN) == 3
+
+
+@pytest.mark.parametrize("node_port", [0, 30053])
+async def test_udp_flows_of_a_service_with_node_ports_or_without(node_port: int) -> None:
+    flow = Flow("10.96.0.10", 53, "10.244.0.1")
+    world = World(flows=FakeFlows(flow))
+    put(world.view, service("dns", "10.96.0.10", port("dns", 53, "UDP", node_port=node_port)),
+        slice_of("dns", "10.244.0.2", ports=UDP))
+    await world.sync()
+    assert world.flows.flows == set()
 
 
 @pytest.mark.parametrize("how", ["first", "last", "deleted", "restarted", "moved"])
