@@ -1,7 +1,7 @@
-"""A certificate authority: issues what the cluster's own parts need and signs what nodes ask for.
+"""A certificate authority: issues what the cluster's own parts need and signs what nodes and users ask for.
 
-Keys are ECDSA P-256: small, quick to make, and every client of ours speaks it. Lifetimes are in the arguments; a
-certificate starts five minutes in the past, for clocks that are a little behind.
+Our own keys are ECDSA P-256: small, quick to make, and every client of ours speaks it. Lifetimes are in the
+arguments; a certificate starts five minutes in the past, for clocks that are a little behind.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from sampan.pki.pair import CertificateError, KeyPair
@@ -160,11 +160,12 @@ class Authority:
         identity = request_identity(request)
         csr = x509.load_pem_x509_csr(request)
         public = csr.public_key()
-        if not isinstance(public, ec.EllipticCurvePublicKey):
-            raise CertificateError("only ECDSA keys are signed")
+        if not isinstance(public, ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey):
+            raise CertificateError("only ECDSA, RSA and Ed25519 keys are signed")
         return self._sign(_subject(identity), public, request_alternatives(request), usages, lifetime)
 
-    def _sign(self, subject: x509.Name, public: ec.EllipticCurvePublicKey,
+    def _sign(self, subject: x509.Name,
+              public: ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey,
               alternatives: x509.SubjectAlternativeName | None, usages: Sequence[str], lifetime: timedelta) -> bytes:
         start = self._now()
         end = min(start + lifetime, self._certificate.not_valid_after_utc)

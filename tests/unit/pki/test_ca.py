@@ -6,7 +6,7 @@ from ipaddress import ip_address
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtensionOID, NameOID
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
@@ -40,6 +40,19 @@ def test_a_signed_request_keeps_its_identity_and_gets_the_lifetime_asked_for() -
     certificate = authority.sign(request, ["client auth"], timedelta(days=3))
     assert ca.certificate_identity(certificate) == identity
     assert ca.certificate_expiry(certificate) == (NOW + timedelta(days=3)).replace(microsecond=0)
+
+
+@pytest.mark.parametrize("key", [
+    rsa.generate_private_key(65537, 2048), ed25519.Ed25519PrivateKey.generate(),
+    ec.generate_private_key(ec.SECP384R1())], ids=["RSA", "Ed25519", "P-384"])
+def test_users_bring_keys_of_other_kinds(
+        key: rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey) -> None:
+    _, authority = ca.Authority.create("test")
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "jane")])
+    algorithm = None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
+    request = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, algorithm)
+    signed = authority.sign(request.public_bytes(serialization.Encoding.PEM), ["client auth"], timedelta(days=1))
+    assert x509.load_pem_x509_certificate(signed).public_key() == key.public_key()
 
 
 def request_with(extension: x509.ExtensionType) -> bytes:
