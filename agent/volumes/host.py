@@ -45,6 +45,7 @@ class HostVolumes:
         self._now = now
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="volumes")
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._behind: set[str] = set()  # pods of which a volume could not be brought up to date
         self._tokens: PodTokens | None = None
         self._node = NodeFacts("", "")
 
@@ -73,6 +74,9 @@ class HostVolumes:
                 await self._refresh(pod, view)
 
     async def _refresh(self, pod: core_v1.Pod, view: ClusterView) -> None:
+        uid = pod.metadata.uid
+        known = uid in self._behind
+        self._behind.discard(uid)
         volumes = [volume for volume in pod.spec.volumes
                    if volume.config_map or volume.secret or volume.projected or volume.downward_api]
         for volume in volumes:
@@ -80,16 +84,20 @@ class HostVolumes:
                 tokens = await self._get_tokens(pod, volume)
                 await self._in_thread(partial(self._prepare, pod, volume, view, tokens))
             except VolumeError as error:
-                log.info("pod %s/%s: volume %s keeps its old content: %s", pod.metadata.namespace, pod.metadata.name,
-                         volume.name, error)
+                self._behind.add(uid)
+                log.log(logging.DEBUG if known else logging.INFO, "pod %s/%s: volume %s keeps its old content: %s",
+                        pod.metadata.namespace, pod.metadata.name, volume.name, error)
 
     async def keep_fresh(self, pods: Callable[[], Sequence[core_v1.Pod]], view: ClusterView, clock: Clock) -> None:
-        """Look every minute which pods need new tokens, or a new word on their labels; until cancelled."""
+        """Look every minute which pods need new tokens, a new word on their labels, or what could not be written.
+
+        Until cancelled.
+        """
         while True:
             await clock.sleep(FRESHEN_SECONDS)
             for pod in pods():
                 due = self._tokens is not None and self._tokens.due(pod.metadata.uid)
-                if due or payload.tells_labels(pod):
+                if due or pod.metadata.uid in self._behind or payload.tells_labels(pod):
                     await self.refresh(pod, view)
 
     async def _get_tokens(self, pod: core_v1.Pod, volume: core_v1.Volume) -> dict[Key, str]:
@@ -137,6 +145,7 @@ class HostVolumes:
         turn = self._turn(uid)
         async with turn:
             await self._in_thread(lambda: self._teardown(uid))
+            self._behind.discard(uid)
             if self._tokens is not None:
                 self._tokens.forget(uid)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import stat
 from collections.abc import Callable, Sequence
@@ -14,10 +15,11 @@ from hypothesis import strategies as st
 
 from agent.volumes import atomic
 from agent.volumes.atomic import File
-from agent.volumes.host import HostVolumes
+from agent.volumes.host import FRESHEN_SECONDS, HostVolumes
 from agent.volumes.protocol import PreparedVolume, VolumeError
 from sampan.api.resources import Object, Resource
 from sampan.api.types import core_v1, meta_v1
+from sampan.loop.clock import FakeClock
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 T = TypeVar("T", bound=Object)
@@ -298,6 +300,29 @@ async def test_a_volume_is_prepared_and_refreshed_in_turn(volumes: HostVolumes) 
         await asyncio.gather(volumes.prepare(item, view), volumes.refresh(item, view))
     path = Path((await volumes.prepare(item, view))["c"].path)
     assert len([entry for entry in path.iterdir() if entry.name.startswith("..2")]) == 1
+
+
+async def test_what_cannot_be_written_is_tried_again(volumes: HostVolumes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full disk, say: a new token must not wait in memory until the one in the file has expired."""
+    clock, item, view = FakeClock(), pod(CONFIG), View(config(a="2"))
+    path = Path((await volumes.prepare(item, View(config(a="1"))))["c"].path) / "a"
+
+    def full(*_payload: object, **_group: object) -> bool:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(atomic, "write", full)
+        await volumes.refresh(item, view)
+    assert path.read_text() == "1"
+    keeping = asyncio.create_task(volumes.keep_fresh(lambda: [item], view, clock))
+    try:
+        async with asyncio.timeout(60):
+            while path.read_text() == "1":
+                await clock.advance(FRESHEN_SECONDS)
+                await asyncio.sleep(0.001)
+    finally:
+        keeping.cancel()
+    assert path.read_text() == "2"
 
 
 async def test_a_refresh_makes_nothing_again_after_a_teardown(volumes: HostVolumes, tmp_path: Path) -> None:
