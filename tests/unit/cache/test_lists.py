@@ -259,6 +259,9 @@ async def test_a_read_waits_for_its_revision(cache: ResourceCache, writer: Write
         reading = group.create_task(cache.list(revision="2"))
         await asyncio.sleep(0)
         await writer.put("a/1")
+        assert (await cache.list()).revision == 1
+        for _ in range(20):
+            await asyncio.sleep(0)
         assert not reading.done()
         await writer.put("a/2")
         assert (await reading).revision == 2
