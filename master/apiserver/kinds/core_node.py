@@ -14,6 +14,7 @@ from master.apiserver.kinds.common import (
     keep,
     part,
     quoted,
+    set_default,
     spec,
     status,
 )
@@ -32,7 +33,7 @@ class NodeStrategy(Strategy):
         tree = child(obj, "spec")
         drop_unset(tree, ("podCIDR", "podCIDRs", "providerID", "taints", "unschedulable", "externalID"))
         if items(tree, "podCIDRs"):
-            tree.setdefault("podCIDR", tree["podCIDRs"][0])
+            set_default(tree, "podCIDR", tree["podCIDRs"][0])
         elif tree.get("podCIDR"):
             tree["podCIDRs"] = [tree["podCIDR"]]
         for taint in items(tree, "taints"):
@@ -58,6 +59,9 @@ class NodeStrategy(Strategy):
         if context.subresource != "status":
             errors += pod_scheduling.taints(items(tree, "taints"), "metadata.taints")
             networks = items(tree, "podCIDRs")
+            if networks and tree.get("podCIDR") != networks[0]:
+                errors.append(invalid("spec.podCIDR", tree.get("podCIDR") or "", "conversion error: in.PodCIDR("
+                                      f"{tree.get('podCIDR') or ''}) != in.PodCIDRs[0]({networks[0]})"))
             for index, network in enumerate(networks):
                 errors += checks.cidr(f"spec.podCIDRs[{index}]", network)
             if len(networks) > 1 and len({":" in network for network in networks}) < len(networks):

@@ -37,6 +37,16 @@ def default_pod(pod: Tree) -> None:
                     set_default(port, "hostPort", port["containerPort"])
     if "enableServiceLinks" not in spec:
         spec["enableServiceLinks"] = True
+    _same_addresses(part(pod, "status"))
+
+
+def _same_addresses(status: Tree) -> None:
+    """Make podIP the first of podIPs; where they differ podIP counts, as older writers know only that."""
+    address, several = status.get("podIP") or "", items(status, "podIPs")
+    if address and (not several or several[0].get("ip") != address):
+        status["podIPs"] = [{"ip": address}]
+    elif several and not address:
+        status["podIP"] = several[0].get("ip") or ""
 
 
 def default_template(template: Tree) -> None:

@@ -69,6 +69,10 @@ def test_node_defaults() -> None:
       "taints must be unique by key and effect pair")]),
     (node(podCIDRs=["10.0.0.0"]), [('spec.podCIDRs[0]: Invalid value: "10.0.0.0": must be a valid CIDR value, (e.g. '
                                    "10.9.8.0/24 or 2001:db8::/64)")]),
+    (node(podCIDR="10.1.0.0/24", podCIDRs=["10.2.0.0/24"]),
+     [('spec.podCIDR: Invalid value: "10.1.0.0/24": conversion error: in.PodCIDR(10.1.0.0/24) != '
+       "in.PodCIDRs[0](10.2.0.0/24)")]),
+    (node(podCIDR="", podCIDRs=["10.2.0.0/24"]), []),
     (node() | {"status": {"capacity": {"cpu": "-1"}}},
      ['status.allocatable.cpu: Invalid value: "-1": must be greater than or equal to 0',
       'status.capacity.cpu: Invalid value: "-1": must be greater than or equal to 0']),

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from master.apiserver.kinds.pod_defaults import image_tag
-from tests.support.kinds import DEPLOYMENT, POD, made, pod, pod_with, workload
+from tests.support.kinds import DEPLOYMENT, POD, made, pod, pod_with, strategy, workload
 
 Tree = dict[str, Any]
 
@@ -137,3 +137,17 @@ def test_a_gated_pod_says_so() -> None:
     conditions = made(POD, pod(schedulingGates=[{"name": "example.com/g"}]))["status"]["conditions"]
     assert [(entry["type"], entry["status"], entry["reason"]) for entry in conditions] == [
         ("PodScheduled", "False", "SchedulingGated")]
+
+
+@pytest.mark.parametrize(("status", "stored"), [
+    ({"podIP": "10.0.0.1"}, {"podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}]}),
+    ({"podIPs": [{"ip": "10.0.0.1"}]}, {"podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}]}),
+    ({"podIP": "10.0.0.2", "podIPs": [{"ip": "10.0.0.1"}]}, {"podIP": "10.0.0.2", "podIPs": [{"ip": "10.0.0.2"}]}),
+    ({"podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}]},
+     {"podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}]}),
+    ({}, {}),
+])
+def test_both_ways_to_say_a_pods_address_agree(status: Tree, stored: Tree) -> None:
+    tree = pod() | {"status": status}
+    strategy(POD).default(tree)
+    assert tree["status"] == stored
