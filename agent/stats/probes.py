@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterator
 
 from prometheus_client.core import CounterMetricFamily, Metric
@@ -12,6 +11,8 @@ from sampan.api.types import core_v1
 
 _RESULTS = {"success": "successful", "failure": "failed", "unknown": "unknown"}
 LABELS = ("container", "namespace", "pod", "pod_uid", "probe_type", "result")
+REMEMBERED = 4096
+"""Counts kept at most: where nobody ever asks for them, nobody says either which pods are gone."""
 Key = tuple[str, str, str, str, str, str]
 
 
@@ -20,7 +21,7 @@ class MeasuredProber:
 
     def __init__(self, prober: Prober) -> None:
         self._prober = prober
-        self._counts: Counter[Key] = Counter()
+        self._counts: dict[Key, int] = {}  # the last that was raised is last
 
     async def probe(self, target: ProbeTarget, probe: core_v1.Probe) -> ProbeResult:
         """See Prober."""
@@ -28,7 +29,10 @@ class MeasuredProber:
         meta, container = target.pod.metadata, target.container
         kind = "Startup" if probe is container.startup_probe else \
             "Liveness" if probe is container.liveness_probe else "Readiness"
-        self._counts[container.name, meta.namespace, meta.name, meta.uid, kind, _RESULTS[result.outcome]] += 1
+        key = container.name, meta.namespace, meta.name, meta.uid, kind, _RESULTS[result.outcome]
+        self._counts[key] = self._counts.pop(key, 0) + 1
+        if len(self._counts) > REMEMBERED:
+            del self._counts[next(iter(self._counts))]
         return result
 
     def collect(self, live: Collection[str]) -> Iterator[Metric]:

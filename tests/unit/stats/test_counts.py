@@ -15,7 +15,7 @@ from agent.engine.protocol import EngineError, NotFound
 from agent.probes.fake import FakeProber
 from agent.probes.protocol import ProbeResult, ProbeTarget
 from agent.proxy import observer
-from agent.stats import kubelet, node
+from agent.stats import kubelet, node, probes
 from agent.stats.engine import MeasuredEngine
 from agent.stats.metrics import AgentMetrics
 from agent.stats.probes import MeasuredProber
@@ -99,6 +99,17 @@ async def test_probes_are_counted_until_their_pod_is_gone() -> None:
     assert value(prober.collect({"u1"}), "prober_probe_total", **labels) == 1
     assert value(prober.collect(set()), "prober_probe_total", **labels) is None
     assert value(prober.collect({"u1"}), "prober_probe_total", **labels) is None
+
+
+async def test_probes_that_nobody_asks_about_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probes, "REMEMBERED", 2)
+    prober, probe = MeasuredProber(FakeProber()), core_v1.Probe()
+    container = core_v1.Container(name="app", liveness_probe=probe)
+    for uid in ("old", "lives", "gone", "lives", "new"):
+        pod = core_v1.Pod(metadata=meta_v1.ObjectMeta(name="web", namespace="default", uid=uid), spec=SPEC)
+        await prober.probe(ProbeTarget(pod, container, "c1", "10.0.0.1"), probe)
+    [family] = prober.collect({"old", "lives", "gone", "new"})
+    assert {sample.labels["pod_uid"]: sample.value for sample in family.samples} == {"lives": 2, "new": 1}
 
 
 def test_every_figure_of_the_proxy_has_its_metric() -> None:
