@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
@@ -121,7 +122,8 @@ async def _send_items(request: web.BaseRequest, head: bytes, items: Iterable[byt
                       most: int) -> web.StreamResponse:
     """Items between `head` and the closing brackets. At most `most` are taken at a time where making them costs."""
     if media.encoding == "yaml":
-        return send(as_yaml(head + b",".join(items) + b"]}"), 200, media.content_type)
+        # Thousands of objects take seconds, in which a thread lets others be served.
+        return send(await asyncio.to_thread(as_yaml, head + b",".join(items) + b"]}"), 200, media.content_type)
     pieces = _slices(head, items, most)
     first = next(pieces)
     second = next(pieces, None)
