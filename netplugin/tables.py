@@ -99,8 +99,8 @@ class Tables(Protocol):
     def read(self) -> AsyncGenerator[tuple[ChainId, Rules], None]:
         """All chains as they are, built-in ones too; one at a time, since they may be many. To be closed."""
 
-    async def read_one(self, chain: ChainId) -> Rules:
-        """One chain, which must be there; quick however many others there are."""
+    async def read_one(self, chain: ChainId) -> Rules | None:
+        """One chain, None where it is not there; quick however many others there are."""
 
     async def touched(self) -> bool:
         """Whether anybody else may have changed a rule since the last `settle`; costs microseconds."""

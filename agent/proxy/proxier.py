@@ -143,10 +143,12 @@ class Proxier:
                     return
 
     async def _has_rules(self) -> bool:
+        """As long as that cannot be told, they are taken to be there: what the checkpoint knows may be old."""
         try:
             return bool(await self._tables.read_one(MARK_MASQ))
-        except NetworkError:
-            return False
+        except NetworkError as error:
+            log.warning("whether there are rules for Services cannot be told: %s", error)
+            return True
 
     async def _turn(self) -> None:
         """Do what there is to do, or wait for something."""
@@ -345,7 +347,7 @@ class Proxier:
             return True
         if any(is_service_chain(chain) and chain not in expected for chain in counts):
             return True
-        return in_disorder(await self._tables.read_one(_FORWARD))
+        return in_disorder(await self._tables.read_one(_FORWARD) or ())
 
     # -- what the master tells
 

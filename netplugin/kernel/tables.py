@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from netplugin.kernel.chains import chain_uses, legacy_size
-from netplugin.kernel.command import LOCK_WAIT, TIMEOUT, Backend, execute, find_backend, run
+from netplugin.kernel.command import LOCK_WAIT, TIMEOUT, Backend, execute, find_backend
 from netplugin.kernel.generation import generation
 from netplugin.protocol import NetworkError
 from netplugin.tables import ChainId, Edit, Rules, restore_input
@@ -86,10 +86,15 @@ class HostTables:
         for chain in empty:
             yield chain, ()
 
-    async def read_one(self, chain: ChainId) -> Rules:
-        """See Tables."""
+    async def read_one(self, chain: ChainId) -> Rules | None:
+        """See Tables. By code 1 both flavours say, each in its own words, that there is no such chain; 4 is the lock's."""
         await self.backend()
-        printed = await run(["iptables", "-w", LOCK_WAIT, "-t", chain.table, "-S", chain.name])
+        command = ["iptables", "-w", LOCK_WAIT, "-t", chain.table, "-S", chain.name]
+        code, printed, errors = await execute(command)
+        if code == 1:
+            return None
+        if code != 0:
+            raise NetworkError(f"{' '.join(command)}: {errors.strip() or f'exit code {code}'}")
         start = f"-A {chain.name} "
         return tuple(line.removeprefix(start) for line in printed.splitlines() if line.startswith(start))
 
