@@ -20,6 +20,8 @@ Tell = Callable[[str, str, str], None]
 
 INITIAL, MAXIMUM = 10.0, 300.0
 RETRY_SOON = 2.0
+REMEMBERED = 256
+"""Images that are known to be on the node; others are asked for again."""
 
 
 class ImageFailure(Exception):
@@ -78,8 +80,13 @@ class ImagePuller:
             image = await self._engine.image(reference)
             if image is None:
                 return None
-            self._local[reference] = image
+            self._remember(reference, image)
         return self._local[reference]
+
+    def _remember(self, reference: str, image: Image) -> None:
+        self._local[reference] = image
+        if len(self._local) > REMEMBERED:
+            del self._local[next(iter(self._local))]
 
     def forget(self, name: str) -> None:
         """The engine does not find an image that we knew."""
@@ -126,7 +133,7 @@ class ImagePuller:
             tell("Warning", "Failed", "Error: ErrImagePull")
             raise ImageFailure("ErrImagePull", str(error), RETRY_SOON) from error
         self._backoffs.pop(key, None)
-        self._local[reference.pullable] = image
+        self._remember(reference.pullable, image)
         done = self._clock.monotonic()
         tell("Normal", "Pulled", f'Successfully pulled image "{name}" in {_seconds(done - begun)} '
                                  f"({_seconds(done - asked)} including waiting). Image size: {image.size} bytes.")
