@@ -87,7 +87,7 @@ class HostTables:
             yield chain, ()
 
     async def read_one(self, chain: ChainId) -> Rules | None:
-        """See Tables. By code 1 both flavours say, each in its own words, that there is no such chain; 4 is the lock's."""
+        """See Tables. Code 1 is how both flavours say that there is no such chain; 4 is that of a lock."""
         await self.backend()
         command = ["iptables", "-w", LOCK_WAIT, "-t", chain.table, "-S", chain.name]
         code, printed, errors = await execute(command)
