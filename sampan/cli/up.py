@@ -22,6 +22,7 @@ from sampan.cli import configure, objects, preflight
 from sampan.cli.paths import Paths, program
 from sampan.cli.progress import CommandError, Progress
 from sampan.cli.units import Name, Units
+from sampan.client.kubeconfig import KubeconfigError
 from sampan.clusterconfig import BACKENDS
 from sampan.pki import ca, kubeconfig
 from sampan.pki.files import write_atomically
@@ -167,8 +168,8 @@ async def wait_for_master(paths: Paths, units: Units, port: int) -> None:
                 async with objects.connect(configuration) as client:
                     await client.request("GET", "/readyz")
                 return
-            except ApiError:
-                pass  # not yet: the deadline decides
+            except (ApiError, KubeconfigError):
+                pass  # not yet, or in the middle of a renewal: the deadline decides
             finally:
                 configuration.unlink(missing_ok=True)
         await asyncio.sleep(PROBE_SECONDS)

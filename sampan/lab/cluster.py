@@ -14,6 +14,7 @@ from sampan.api.types import coordination_v1, core_v1
 from sampan.cli import configure, objects
 from sampan.cli.paths import program
 from sampan.client.http import HttpClient
+from sampan.client.kubeconfig import KubeconfigError
 from sampan.client.protocol import Patch
 from sampan.lab import engine
 from sampan.lab.plan import Host, Lab, LabError
@@ -74,7 +75,7 @@ async def api_answers(lab: Lab) -> bool:
     try:
         async with asyncio.timeout(5), objects.connect(lab.kubeconfig) as client:
             await client.request("GET", "/readyz")
-    except (ApiError, TimeoutError):
+    except (ApiError, KubeconfigError, TimeoutError):
         return False
     return True
 

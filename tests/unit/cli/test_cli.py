@@ -22,7 +22,7 @@ from sampan.cli.engine import facts
 from sampan.cli.paths import Paths
 from sampan.cli.progress import CommandError, Progress
 from sampan.cli.units import BackgroundUnits
-from sampan.cli.up import UpOptions, refresh_kubeconfig, up, write_configuration
+from sampan.cli.up import UpOptions, refresh_kubeconfig, up, wait_for_master, write_configuration
 from sampan.pki import ca, kubeconfig
 from sampan.pki.cluster import ClusterPki
 
@@ -142,6 +142,17 @@ async def test_options_that_would_keep_master_or_agent_from_starting_are_refused
 
 def test_up_and_agent_know_the_same_limit() -> None:
     assert NODE_NAME_LIMIT == NAME_LIMIT
+
+
+async def test_a_certificate_in_the_middle_of_its_renewal_is_waited_for(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = paths(tmp_path)
+    ClusterPki(place.pki, ["127.0.0.1"]).ensure()
+    _, authority = ca.Authority.create("c")
+    (place.pki / "admin.key").write_bytes(authority.issue(ca.Identity("admin")).key)
+    monkeypatch.setattr("sampan.cli.up.READY_SECONDS", 0.1)
+    with pytest.raises(CommandError, match="the master is not ready"):
+        await wait_for_master(place, BackgroundUnits(place), 1)
 
 
 async def test_up_leaves_a_node_of_another_cluster_alone(tmp_path: Path) -> None:
