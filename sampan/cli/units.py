@@ -118,9 +118,13 @@ class BackgroundUnits:
             return False
         unit.pidfile.unlink(missing_ok=True)
         command = [program(f"sampan-{name}"), *arguments]
-        done = subprocess.run(unit.launch(command), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                              stderr=subprocess.DEVNULL, env={**os.environ, **ENVIRONMENT}, cwd="/",
-                              timeout=START_SECONDS, check=False)
+        try:
+            done = subprocess.run(unit.launch(command), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                  stderr=subprocess.DEVNULL, env={**os.environ, **ENVIRONMENT}, cwd="/",
+                                  timeout=START_SECONDS, check=False)
+        except subprocess.TimeoutExpired as error:
+            raise CommandError(f"the {name}'s supervisor is not up within {START_SECONDS:g} s",
+                               "this host is very busy: run it again") from error
         if done.returncode != 0:
             raise CommandError(f"the {name}'s supervisor did not start",
                                f"run it by hand to see why: {' '.join(command)}")

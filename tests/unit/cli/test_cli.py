@@ -318,6 +318,13 @@ def test_background_units_start_restart_and_stop(tmp_path: Path, monkeypatch: py
     assert not Path(f"/proc/{pid}").exists() or Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z"
 
 
+def test_a_supervisor_that_takes_too_long_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sampan.cli.units.START_SECONDS", 0.1)
+    monkeypatch.setattr("sampan.cli.background.Supervised.launch", lambda *_: ["sleep", "600"])
+    with pytest.raises(CommandError, match=r"the master's supervisor is not up within 0\.1 s"):
+        BackgroundUnits(paths(tmp_path)).start("master", [])
+
+
 def test_a_pid_that_belongs_to_somebody_else_is_not_ours(tmp_path: Path) -> None:
     place = paths(tmp_path)
     place.run.mkdir()
