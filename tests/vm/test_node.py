@@ -33,7 +33,7 @@ while True:
 SCTP_CLIENT = """
 import socket, sys
 client = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP)
-client.settimeout(20)
+client.settimeout(60)
 client.connect((sys.argv[1], int(sys.argv[2])))
 print(client.recv(100).decode())
 """

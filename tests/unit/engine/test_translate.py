@@ -101,6 +101,13 @@ def test_images_without_a_name() -> None:
     assert (image.tags, image.digests, image.user, image.entrypoint) == ((), (), "", ())
 
 
+def test_what_an_image_runs() -> None:
+    config = {"User": "1000", "Entrypoint": ["/run"], "Cmd": ["-v", "x"]}
+    image = translate.image({"Id": "sha256:1", "RepoTags": ["a:1"], "RepoDigests": ["a@sha256:2"], "Config": config})
+    assert (image.tags, image.digests, image.user) == (("a:1",), ("a@sha256:2",), "1000")
+    assert (image.entrypoint, image.command) == (("/run",), ("-v", "x"))
+
+
 def test_what_an_older_engine_does_not_say() -> None:
     info = translate.info({"ServerVersion": "19.03", "CgroupDriver": "systemd"}, {"ApiVersion": "1.40"})
     assert (info.cgroup_driver, info.cgroup_version) == ("systemd", 1)

@@ -244,6 +244,8 @@ REST: list[tuple[Tree, list[str]]] = [
       "type is Localhost")]),
     (pod(hostAliases=[{"ip": "x", "hostnames": ["a"]}]),
      ['spec.hostAliases[0].ip: Invalid value: "x": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)']),
+    (pod(overhead={"cpu": "-1"}),
+     ['spec.overhead.limits[cpu]: Invalid value: "-1": must be greater than or equal to 0']),
     (pod(hostname="a.b"), ['spec.hostname: Invalid value: "a.b": must not contain dots']),
     (pod(nodeName="n", schedulingGates=[{"name": "g"}]),
      ["spec.nodeName: Forbidden: cannot be set until all schedulingGates have been cleared"]),
