@@ -5,6 +5,7 @@ They live under <root>/pods/<uid>/ and are mounted into containers, so a file th
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 from pathlib import Path
@@ -66,12 +67,13 @@ class PodFiles:
         return str(path)
 
     def read_message(self, path: str) -> str:
-        """What a container left in its message file; "" for nothing. Only files of ours are read."""
+        """What a container left in its message file, the end of a long one; "" for nothing. Only ours are read."""
         file = Path(path)
         if not path or not file.is_relative_to(self._root):
             return ""
         try:
             with file.open("rb") as handle:
+                handle.seek(max(0, handle.seek(0, os.SEEK_END) - MESSAGE_LIMIT))
                 return handle.read(MESSAGE_LIMIT).decode(errors="replace")
         except OSError:
             return ""

@@ -177,6 +177,16 @@ def test_what_a_container_wrote_into_its_hosts_file_is_written_over(tmp_path: Pa
     assert (path.read_text(), path.stat().st_ino) == (text, inode)
 
 
+@pytest.mark.parametrize(("text", "found"), [(b"", ""), (b"done", "done"), (b"x" * 5000 + b"end", "x" * 4093 + "end"),
+                                             (b"\xff", "\ufffd")])
+def test_of_a_long_message_the_end_counts(tmp_path: Path, text: bytes, found: str) -> None:
+    files = PodFiles(tmp_path)
+    path = Path(files.new_message_file(make_pod(), "app"))
+    path.write_bytes(text)
+    assert files.read_message(str(path)) == found
+    assert files.read_message("/etc/hostname") == ""
+
+
 def test_resolver_of_the_node(tmp_path: Any) -> None:
     stub, real = tmp_path / "stub", tmp_path / "real"
     stub.write_text("# managed\nnameserver 127.0.0.53\noptions edns0 trust-ad\nsearch lan\n")
