@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from netplugin.kernel.command import LOCK_WAIT, Backend, find_backend, run, succeeds
+from netplugin.kernel.command import LOCK_WAIT, Backend, execute, find_backend, run, succeeds
 from netplugin.kernel.generation import generation
 from netplugin.kernel.handles import handles
 from netplugin.protocol import NetworkError
@@ -66,7 +66,7 @@ class Firewall:
     async def remove(self, chains: Sequence[Chain]) -> None:
         """Take jumps and chains away."""
         for jump in JUMPS:
-            while await succeeds([*_iptables(jump.table), "-D", jump.chain, *jump.rule]):
+            while await _found([*_iptables(jump.table), "-D", jump.chain, *jump.rule]):
                 continue
         for chain in chains:
             if await succeeds([*_iptables(chain.table), "-F", chain.name]):
@@ -108,12 +108,20 @@ class Firewall:
 async def _ensure(jump: Jump) -> bool:
     """Have the jump in front; whether it was missing."""
     command = _iptables(jump.table)
-    if await succeeds([*command, "-C", jump.chain, *jump.rule]):
+    if await _found([*command, "-C", jump.chain, *jump.rule]):
         return False
     if jump.optional and not await succeeds([*command, "-S", jump.chain]):
         return False
     await run([*command, "-I", jump.chain, "1", *jump.rule])
     return True
+
+
+async def _found(command: Sequence[str]) -> bool:
+    """Whether the rule to check or to delete was there; NetworkError where that cannot be told, as without the lock."""
+    code, _, errors = await execute(command)
+    if code not in (0, 1, 2):  # 2: nor is there the chain that it leads to
+        raise NetworkError(f"{' '.join(command)}: {errors.strip() or f'exit code {code}'}")
+    return code == 0
 
 
 def _iptables(table: str) -> list[str]:

@@ -141,6 +141,21 @@ async def test_a_version_with_known_faults_is_told_once(tmp_path: Path, monkeypa
     assert ("may write rules twice" in caplog.text) is warned
 
 
+async def test_a_jump_that_cannot_be_looked_for_is_not_put_there_twice(tmp_path: Path,
+                                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another program has iptables' lock while the rule is looked for, and not after."""
+    for name in ("iptables", "iptables-restore"):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho \"$@\" >>{tmp_path}/asked\n"
+                                     "case \"$*\" in --version) echo 'iptables v1.8.9 (legacy)';;\n"
+                                     "*-C*) echo 'Another app is currently holding the xtables lock.' >&2; exit 4;;\n"
+                                     "esac\ncat >/dev/null\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    with pytest.raises(NetworkError, match="Another app is currently holding the xtables lock"):
+        await KernelFirewall().apply(chains(Firewall(IPv4Network("10.42.7.0/24"), ())))
+    assert " -I " not in (tmp_path / "asked").read_text()
+
+
 def test_an_unknown_iptables() -> None:
     with pytest.raises(NetworkError, match="nonsense"):
         parse_version("nonsense")
