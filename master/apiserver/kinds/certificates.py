@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from master.apiserver.kinds.common import (
     Errors,
@@ -37,6 +38,8 @@ LEGACY_SIGNER = "kubernetes.io/legacy-unknown"
 MIN_SECONDS = 600
 MAX_DOMAIN = 253
 BANNER = "CERTIFICATE REQUEST"
+_UNREADABLE = (ValueError, x509.InvalidVersion, UnsupportedAlgorithm)
+"""What the library raises where the bytes are none of what they claim to be, or use what it does not know."""
 
 
 class CertificateSigningRequestStrategy(Strategy):
@@ -144,7 +147,7 @@ def _brought(certificate: str, issued: str, subresource: str) -> Errors:
     elif data:
         try:
             x509.load_pem_x509_certificates(data)
-        except ValueError as error:
+        except _UNREADABLE as error:
             message = f"x509: {error}"
     return [invalid(at, "<certificate data>", message), *errors] if message else errors
 
@@ -174,7 +177,7 @@ def _request(text: str) -> Errors:
         try:
             if not x509.load_pem_x509_csr(data).is_signature_valid:
                 message = "x509: signature verification failed"
-        except ValueError as error:
+        except _UNREADABLE as error:
             message = f"x509: {error}"
     shown = Shown("[]byte{" + ", ".join(f"0x{byte:x}" for byte in data) + "}")
     return [invalid("spec.request", shown, message)] if message else []

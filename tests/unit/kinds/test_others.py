@@ -228,6 +228,22 @@ def test_csrs(request_text: str, spec: Tree, expected: list[str]) -> None:
     assert create_errors(CSR, csr(request_text) | {"spec": {**csr(request_text)["spec"], **spec}}) == expected
 
 
+EC_KEY, VERSION_1 = bytes.fromhex("06072a8648ce3d0201"), bytes.fromhex("020100")
+
+
+@pytest.mark.parametrize(("there", "instead", "complaint"), [
+    (EC_KEY, EC_KEY[:-1] + b"\x7f", "x509: Unknown key type: 1.2.840.10045.2.127"),
+    (VERSION_1, VERSION_1[:-1] + b"\x07", "x509: 7 is not a valid CSR version"),
+])
+def test_a_request_that_cannot_be_judged(request_text: str, there: bytes, instead: bytes, complaint: str) -> None:
+    der = x509.load_pem_x509_csr(base64.b64decode(request_text)).public_bytes(serialization.Encoding.DER)
+    assert der.count(there) >= 1
+    body = base64.encodebytes(der.replace(there, instead, 1)).decode()
+    text = f"-----BEGIN CERTIFICATE REQUEST-----\n{body}-----END CERTIFICATE REQUEST-----\n"
+    found = create_errors(CSR, csr(base64.b64encode(text.encode()).decode()))
+    assert [line.endswith(complaint) for line in found] == [True]
+
+
 def test_an_unknown_usage(request_text: str) -> None:
     assert create_errors(CSR, csr(request_text, usages=["flying"]))[0].startswith(
         'spec.usages[0]: Unsupported value: "flying": supported values: "any", "cert sign", "client auth"')
