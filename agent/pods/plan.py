@@ -174,21 +174,13 @@ class _Plan:
         for attempt in self.observed.running():
             if step := self._kill(attempt, "sandbox", "Pod sandbox changed, it will be killed and re-created."):
                 return step
-        if self.observed.running() or not self._anything_to_start():
+        if self.observed.running():
             return None
         if dead.state != "exited" or dead.id not in self.observed.detached:
             return self._offer(steps.StopSandbox(dead.id))
         if dead.failed_to_start:  # it never was a sandbox: tried again, not replaced, and not kept
             return self._offer(steps.RemoveContainers((dead.id,)))
         return self._offer(steps.CreateSandbox(dead.number + 1))
-
-    def _anything_to_start(self) -> bool:
-        """Whether a new sandbox would have anything to carry."""
-        for container in self.pod.spec.containers:
-            attempts = self.observed.attempts(container.name)
-            if not attempts or attempts[0].state == "created" or restarts(self.desired, self.observed, attempts[0]):
-                return True
-        return False
 
     def _foundation(self) -> steps.Step | None:
         """Infra container, cgroup and volumes, side by side; the network once the infra container is there."""
