@@ -93,9 +93,10 @@ class ProxyHealth:
     async def _follow(self) -> bool:
         """Listen where it is wanted, and nowhere else; whether a port could not be had."""
         failed = False
-        for port in self._servers.keys() - self._wanted.keys() - {self._port}:
+        wanted = self._wanted  # it may be another one after each port
+        for port in self._servers.keys() - wanted.keys() - {self._port}:
             self._servers.pop(port).close()
-        for port in [*([] if self._port is None else [self._port]), *self._wanted]:
+        for port in [*([] if self._port is None else [self._port]), *wanted]:
             if port in self._servers:
                 continue
             own = port == self._port
@@ -105,7 +106,7 @@ class ProxyHealth:
                                                                  self._host if own else "0.0.0.0", port)
             except OSError as error:
                 failed = True
-                whose = "the proxy" if own else "Service {0.namespace}/{0.name}".format(self._wanted[port].service)
+                whose = "the proxy" if own else "Service {0.namespace}/{0.name}".format(wanted[port].service)
                 log.warning("the health of %s cannot be told on port %d: %s", whose, port, error)
         return failed
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
-from agent.proxy.health import ProxyHealth
+import pytest
+
+from agent.proxy.health import HealthPort, ProxyHealth
+from agent.proxy.model import ServiceKey
 from agent.server.http import Request
 from sampan.loop.clock import FakeClock
 
@@ -13,6 +17,19 @@ from sampan.loop.clock import FakeClock
 async def told(health: ProxyHealth, path: str = "/healthz") -> tuple[int, dict[str, Any]]:
     response = await health._proxy(Request("GET", path))
     return response.status, json.loads(response.body)
+
+
+async def test_a_service_that_goes_while_its_port_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    health = ProxyHealth(FakeClock(), "")
+    health.serve([HealthPort(32100, ServiceKey("default", "lb"), 1)])
+
+    async def taken(*_: object) -> None:
+        health.serve([])
+        raise OSError("address already in use")
+
+    monkeypatch.setattr(asyncio, "start_server", taken)
+    assert await health._follow()
+    assert not await health._follow()
 
 
 async def test_what_is_well_is_up_to_date() -> None:
