@@ -115,6 +115,8 @@ def _json_content(data: Tree, key: str) -> list[FieldError]:
         problem = "" if isinstance(content, dict) else "must be a JSON object"
     except (ValueError, binascii.Error) as error:
         problem = str(error)
+    except RecursionError:
+        problem = "exceeded max depth"
     return [invalid(f"data[{key}]", "<secret contents redacted>", problem)] if problem else []
 
 

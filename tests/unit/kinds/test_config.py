@@ -69,6 +69,8 @@ def test_secret_defaults() -> None:
      ["data[ssh-privatekey]: Required value"]),
     (config(type="kubernetes.io/dockerconfigjson"), ["data[.dockerconfigjson]: Required value"]),
     (config(type="kubernetes.io/dockerconfigjson", stringData={".dockerconfigjson": "{}"}), []),
+    (config(type="kubernetes.io/dockerconfigjson", stringData={".dockerconfigjson": "[" * 100000}),
+     ['data[.dockerconfigjson]: Invalid value: "<secret contents redacted>": exceeded max depth']),
 ])
 def test_secrets(tree: Tree, expected: list[str]) -> None:
     assert create_errors(SECRET, tree) == expected
