@@ -14,7 +14,7 @@ from master.apiserver.admission import Plugin, Tree
 from master.apiserver.auth import MASTERS
 from master.apiserver.authorization.attributes import Attributes
 from master.apiserver.authorization.rbac import GROUP
-from master.apiserver.authorization.rules import Rule, compact, go_list, read_rules, uncovered
+from master.apiserver.authorization.rules import Rule, TooManyParts, compact, go_list, read_rules, uncovered
 from master.apiserver.authorization.union import Access
 from master.apiserver.registry import Served
 from master.apiserver.strategy import Context, User
@@ -83,7 +83,10 @@ class Escalation(Plugin):
     def _lacking(self, user: User, namespace: str, wanted: Sequence[Rule]) -> str:
         """What the user would give away without having it, in upstream's words; "" for nothing."""
         owned, missing_roles = self._access.rbac.rules_for(user, namespace)
-        lacking = compact(uncovered(owned, wanted))
+        try:
+            lacking = compact(uncovered(owned, wanted))
+        except TooManyParts as error:
+            return str(error)
         if not lacking:
             return ""
         text = (f'user "{user.name}" (groups={go_list(user.groups)}) is attempting to grant RBAC permissions not '

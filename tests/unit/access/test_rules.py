@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from master.apiserver.authorization.attributes import Attributes
-from master.apiserver.authorization.rules import Rule, compact, read_rules, uncovered
+from master.apiserver.authorization.rules import Rule, TooManyParts, compact, read_rules, uncovered
 
 
 def rule(verbs: str, groups: str = "core", resources: str = "", names: str = "", paths: str = "") -> Rule:
@@ -83,6 +83,18 @@ def test_one_rule(given_rule: Rule, request_: Attributes, allowed: bool) -> None
 ])
 def test_what_rules_do_not_cover(owned: list[Rule], wanted: list[Rule], missing: list[str]) -> None:
     assert [str(part) for part in compact(uncovered(owned, wanted))] == missing
+
+
+def test_rules_that_combine_to_too_much_are_not_taken_apart() -> None:
+    def many(letter: str) -> frozenset[str]:
+        return frozenset(f"{letter}{number}" for number in range(1000))
+
+    huge = Rule(many("v"), many("g"), many("r"), many("n"))
+    assert huge.count == 1000 ** 4
+    with pytest.raises(TooManyParts, match="the rules combine to 1000000000000 permissions"):
+        uncovered([PODS], [huge])
+    assert uncovered([PODS, rule("*", "*", "*")], [huge]) == []
+    assert uncovered([huge], [huge]) == []
 
 
 words = st.sets(st.sampled_from(["get", "list", "create", "*"]), min_size=1, max_size=3)
