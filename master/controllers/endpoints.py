@@ -99,8 +99,10 @@ class EndpointsController(Controller[Key]):
                 self.queue.add((item.metadata.namespace, name.partition("/")[2]))
 
     def _endpoints_changed(self, old: Endpoints | None, new: Endpoints | None) -> None:
-        if old is not None:  # new ones are ours, or of somebody who will make the Service next
-            self.queue.add(key_of(old))
+        key = key_of(either(old, new))
+        # New ones are ours; those without a Service are of somebody who will make it next.
+        if old is not None and self._services.get(key[1], key[0]) is not None:
+            self.queue.add(key)
 
     async def run(self) -> None:
         """Begin with the Endpoints whose Services vanished while nobody watched."""
@@ -157,6 +159,8 @@ class EndpointsController(Controller[Key]):
 
     async def _forget(self, key: Key, service: Service | None) -> None:
         """A Service that is gone takes its Endpoints along; its slices are left to the garbage collector."""
+        if service is None and self._published.pending(key):
+            raise Retry("its Endpoints have just been written", after=1.0)
         self._times.forget(key)
         self._written.forget(key)
         self._published.forget(key)

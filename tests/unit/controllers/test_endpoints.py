@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -244,6 +245,37 @@ async def test_services_without_selector_are_left_alone() -> None:
         await world.settle()
         assert (await world.client.list(ENDPOINTSLICES)).items == []
         assert [item.metadata.name for item in (await world.client.list(ENDPOINTS)).items] == ["manual"]
+
+
+async def test_endpoints_that_wait_for_their_service_may_be_changed() -> None:
+    world = World()
+    async with world.running(EndpointsController):
+        await world.settle()
+        world.client.put(plans.endpoints_object(service("manual", selector={}), []))
+        await world.settle()
+        await world.client.patch(ENDPOINTS, "manual", Patch("merge", {"metadata": {"labels": {"a": "b"}}}), "default")
+        await world.settle()
+        assert (await world.client.get(ENDPOINTS, "manual", "default")).metadata.labels["a"] == "b"
+
+
+async def test_a_service_that_goes_at_once_leaves_no_endpoints() -> None:
+    world = World()
+    async with world.running(EndpointsController):
+        await world.settle()
+        informer = world.informers.get(ENDPOINTS)
+        apply, late = informer._apply, []
+        informer._apply = late.append  # type: ignore[method-assign] # the news of the Endpoints come late
+        world.client.put(service())
+        await world.clock.settle(100)
+        assert world.client.count("create", ENDPOINTS.plural) == 1
+        world.client.remove(SERVICES, "web", "default")
+        await world.clock.settle(100)
+        informer._apply = apply  # type: ignore[method-assign]
+        for event in late:
+            apply(event)
+        async with asyncio.timeout(60):
+            while (await world.client.list(ENDPOINTS)).items:
+                await asyncio.sleep(0.01)
 
 
 def test_labels_of_a_plain_object() -> None:
