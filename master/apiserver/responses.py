@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Any
 
 import msgspec
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from multidict import CIMultiDict
 
 from master.apiserver.compression import accepts_gzip, compressed, mark
@@ -45,6 +45,14 @@ def send(body: bytes, code: int = 200, content_type: str = JSON, warnings: Seque
     for text in dict.fromkeys(warnings[:WARNINGS]):
         fields.add("Warning", f'299 - "{_quote(text)}"')
     return web.Response(body=body, status=code, headers=fields)
+
+
+def streamed(request: web.BaseRequest, headers: Mapping[str, str]) -> web.StreamResponse:
+    """An answer of unknown length: in chunks, or for HTTP/1.0, which proxies speak, until the connection ends."""
+    response = web.StreamResponse(headers=headers)
+    if request.version < HttpVersion11:
+        response.force_close()
+    return response
 
 
 def _quote(text: str) -> str:
@@ -129,8 +137,7 @@ async def _send_items(request: web.BaseRequest, head: bytes, items: Iterable[byt
     second = next(pieces, None)
     if second is None:
         return send(first, 200, media.content_type)
-    response = web.StreamResponse(headers=_NO_CACHE | {"Content-Type": media.content_type})
-    response.enable_chunked_encoding()
+    response = streamed(request, _NO_CACHE | {"Content-Type": media.content_type})
     pieces = chain((first, second), pieces)
     if accepts_gzip(request):
         mark(response)

@@ -15,7 +15,7 @@ from master.apiserver.entry import CacheEvent, Match
 from master.apiserver.negotiate import Form, Media
 from master.apiserver.registry import Registry, Selection, Served
 from master.apiserver.request import Query, RequestInfo
-from master.apiserver.responses import entry_of
+from master.apiserver.responses import entry_of, streamed
 from master.apiserver.table import Include, TableMaker, partial, read_include
 from sampan.api.codec import encode
 from sampan.api.errors import ApiError, FieldError, forbidden, invalid_object, not_supported
@@ -101,8 +101,7 @@ class Watches:
         options = WatchOptions.read(info.query, self._registry)
         namespace = info.namespace if served.resource.namespaced else ""
         render = _renderer(served, media, options.include, self._registry.clock)
-        response = web.StreamResponse(headers=HEADERS | {"Content-Type": media.content_type})
-        response.enable_chunked_encoding()
+        response = streamed(request, HEADERS | {"Content-Type": media.content_type})
         try:
             watch = await served.cache.watch(options.revision, namespace, match=_match(info, selection),
                                              bookmarks=options.bookmarks, send_initial_events=options.initial)

@@ -7,6 +7,7 @@ import base64
 
 from aiohttp import WSMsgType, web
 
+from master.apiserver.responses import streamed
 from master.apiserver.streaming.upgrades import choose, open_websocket, wants_websocket
 from master.nodes.streams import NodeStream, StreamOpener
 from sampan.pb.node_pb2 import Logs, Open
@@ -27,7 +28,7 @@ async def serve(request: web.BaseRequest, streams: StreamOpener, node: str, want
 
 
 async def _text(request: web.BaseRequest, session: NodeStream) -> web.StreamResponse:
-    response = web.StreamResponse(headers={"Content-Type": "text/plain", "Cache-Control": "no-cache, private"})
+    response = streamed(request, {"Content-Type": "text/plain", "Cache-Control": "no-cache, private"})
     await response.prepare(request)
     while (frame := await session.receive()) is not None:
         kind = frame.WhichOneof("body")

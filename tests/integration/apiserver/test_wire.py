@@ -120,6 +120,20 @@ async def test_objects_have_no_head(api: Running, path: str) -> None:
         assert (await answer(reader))[0] == 200
 
 
+@pytest.mark.parametrize("more", [b"", b"Connection: keep-alive\r\n"])
+@pytest.mark.parametrize("path", [MAPS, MAPS + "?watch=1&timeoutSeconds=1"])
+async def test_http_1_0_which_knows_no_chunks(api: Running, path: str, more: bytes) -> None:
+    """As nginx speaks it to what it stands before: the answer ends with the connection."""
+    await fill(api, 12)
+    async with connection(api) as (reader, writer), asyncio.timeout(60):
+        writer.write(f"GET {path} HTTP/1.0\r\n".encode() + HOST + more + b"\r\n")
+        code, fields = await head(reader)
+        body = await rest(reader)
+    assert (code, "Transfer-Encoding" in fields) == (200, False)
+    text = body.splitlines()[-1]
+    assert msgspec.json.decode(text)["kind" if "watch" not in path else "type"] in ("ConfigMapList", "ADDED")
+
+
 async def test_options_of_the_whole_server(api: Running) -> None:
     async with connection(api) as (reader, writer):
         writer.write(b"OPTIONS * HTTP/1.1\r\n" + HOST + b"\r\n")
