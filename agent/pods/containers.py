@@ -114,12 +114,9 @@ def check_non_root(pod: core_v1.Pod, container: core_v1.Container, image: Image)
             raise ConfigFailure(f"container's runAsUser breaks non-root policy {where}")
         return
     name = image.user.partition(":")[0]
-    if name in ("", "0", "root"):
-        if name == "root":
-            raise ConfigFailure("container has runAsNonRoot and image has non-numeric user (root), "
-                                f"cannot verify user is non-root {where}")
+    if not name.strip("0"):  # no user is root, and so are 0 and 00
         raise ConfigFailure(f"container has runAsNonRoot and image will run as root {where}")
-    if not name.isdigit():
+    if not (name.isascii() and name.isdigit()):
         raise ConfigFailure(f"container has runAsNonRoot and image has non-numeric user ({name}), "
                             f"cannot verify user is non-root {where}")
 

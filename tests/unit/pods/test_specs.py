@@ -133,6 +133,9 @@ def test_groups_need_a_user() -> None:
     ({"runAsNonRoot": True}, "", ("container has runAsNonRoot and image will run as root "
                                   '(pod: "web_default(uid-web)", container: app)')),
     ({"runAsNonRoot": True}, "0:0", "image will run as root"),
+    ({"runAsNonRoot": True}, "00", "image will run as root"),  # the engine reads a number
+    ({"runAsNonRoot": True}, "\N{ARABIC-INDIC DIGIT ONE}", "image has non-numeric user"),
+    ({"runAsNonRoot": True}, "root", "image has non-numeric user (root), cannot verify user is non-root"),
     ({"runAsNonRoot": True}, "nobody", "image has non-numeric user (nobody), cannot verify user is non-root"),
     ({"runAsNonRoot": True, "runAsUser": 0}, "1", "container's runAsUser breaks non-root policy"),
     ({"runAsNonRoot": True}, "1000", ""), ({"runAsNonRoot": True, "runAsUser": 5}, "", ""), ({}, "", "")])
