@@ -210,7 +210,7 @@ TABLES: dict[tuple[str, str], TablePrinter] = {
                            wide("Source"), Column("Message"), wide("First Seen"), wide("Count"),
                            Column("Name", format="name", priority=1)), _event),
     ("coordination.k8s.io", "leases"): Table((NAME, Column("Holder"), AGE), _lease),
-    ("apps", "deployments"): Table((NAME, Column("Ready"), _int("Up-to-date"), _int("Available"), AGE, *_WORKLOAD),
+    ("apps", "deployments"): Table((NAME, Column("Ready"), Column("Up-to-date"), Column("Available"), AGE, *_WORKLOAD),
                                    _deployment),
     ("apps", "replicasets"): Table((NAME, _int("Desired"), _int("Current"), _int("Ready"), AGE, *_WORKLOAD),
                                    _replica_set),

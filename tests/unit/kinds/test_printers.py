@@ -54,6 +54,13 @@ def test_columns(key: tuple[str, str], columns: str) -> None:
     assert " ".join(narrow) + " | " + " ".join(wide) == columns
 
 
+def test_only_a_replica_sets_counts_are_declared_as_numbers() -> None:
+    """A Deployment's are said to be text, though they are numbers: so upstream has it."""
+    numbers = {key: [column.name for column in printer.columns if column.type == "integer"]
+               for key, printer in printers().items()}
+    assert {key: found for key, found in numbers.items() if found} == {REPLICASET: ["Desired", "Current", "Ready"]}
+
+
 def test_the_default_printer() -> None:
     assert DEFAULT_PRINTER.cells({"metadata": META}) == ["n", BORN]
 
