@@ -53,6 +53,11 @@ class Paths:
         return self.data / "master" / "pki"
 
     @property
+    def pods(self) -> Path:
+        """The pods' folders, in which their volumes are mounted."""
+        return self.data / "agent" / "pods"
+
+    @property
     def bootstrap_token(self) -> Path:
         """The token by which this host's agent joins; removed once it has."""
         return self.config / "bootstrap-token"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-
-from sampan.cli import configure
+from sampan.cli import configure, trees
 from sampan.cli.paths import Paths
 from sampan.cli.progress import CommandError, Progress
 from sampan.cli.units import Units
@@ -48,10 +46,11 @@ def node_name(paths: Paths) -> str:
 def remove_files(paths: Paths) -> bool:
     """Everything of the agent's; images to be loaded stay. Tells whether there was anything."""
     found = False
+    trees.unmount(paths.pods)
     for path in (paths.agent_config, paths.bootstrap_token, paths.data / "agent", paths.run,
                  *paths.log.glob("agent.log*")):
         if path.is_dir():
-            shutil.rmtree(path)
+            trees.remove(path)
         elif path.exists():
             path.unlink()
         else:

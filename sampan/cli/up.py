@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import ipaddress
 import os
-import shutil
 import socket
 import subprocess
 import time
@@ -18,7 +17,7 @@ from pathlib import Path
 from sampan.api.errors import ApiError
 from sampan.api.names import dns_subdomain
 from sampan.api.resources import LEASES, NODES, SECRETS
-from sampan.cli import configure, objects, preflight
+from sampan.cli import configure, objects, preflight, trees
 from sampan.cli.paths import Paths, program
 from sampan.cli.progress import CommandError, Progress
 from sampan.cli.units import Name, Units
@@ -245,9 +244,10 @@ def down(paths: Paths, units: Units, progress: Progress, *, purge: bool) -> None
         progress.say(f"State and configuration are kept in {paths.data} and {paths.config}; --purge removes them.")
         return
     with progress.step("Remove state and configuration") as outcome:
+        trees.unmount(paths.pods)
         present = [path for path in (paths.config, paths.data, paths.run, paths.log) if path.exists()]
         for path in present:
-            shutil.rmtree(path)
+            trees.remove(path)
         if not present:
             outcome.unchanged()
 

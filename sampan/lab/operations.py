@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
 
+from sampan.cli import trees
 from sampan.lab import cluster, engine, needs, processes, shell, state, wires
 from sampan.lab.plan import Host, Lab, LabError, Part, check_name, check_nodes, free_subnet, is_free
 
@@ -161,7 +162,7 @@ async def take_away(name: str, places: Sequence[Path]) -> bool:
     for tree in processes.cgroup_trees(f"sampan-{name}-*"):
         found = True
         await processes.end_cgroup(tree)
-    processes.unmount(present)
+    trees.unmount(*present)
     for namespace in namespaces:
         await wires.remove_namespace(namespace)
     await wires.remove_uplink(name)
@@ -176,7 +177,7 @@ async def take_away(name: str, places: Sequence[Path]) -> bool:
 def remove_folder(path: Path) -> None:
     """Remove a folder with all that is in it; LabError."""
     try:
-        shutil.rmtree(path)
+        trees.remove(path)
     except OSError as error:
         raise LabError(f"{path} cannot be removed: {error}", "see what uses it: mount, lsof") from error
 
@@ -223,7 +224,7 @@ async def switch_off(lab: Lab, host: Host) -> None:
     for cgroup in (host.docker_cgroup, host.pods_cgroup):
         for tree in processes.cgroup_trees(cgroup.lstrip("/")):
             await processes.end_cgroup(tree)
-    processes.unmount([host.paths.run, host.docker_data, host.paths.data])
+    trees.unmount(host.paths.run, host.docker_data, host.paths.data)
     await wires.pull_out(lab, host)
     shutil.rmtree(host.paths.run, ignore_errors=True)
 

@@ -10,9 +10,8 @@ import asyncio
 import contextlib
 import os
 import signal
-import subprocess
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from sampan.lab.plan import LabError
@@ -113,17 +112,3 @@ def folders(tree: Path) -> Iterator[Path]:
     for name, below, _ in os.walk(tree):
         for folder in below:
             yield Path(name) / folder
-
-
-def mounts_below(places: Iterable[Path], mountinfo: str) -> list[str]:
-    """What is mounted in these folders, deepest first (proc(5), mountinfo)."""
-    points = [line.split()[4].replace("\\040", " ") for line in mountinfo.splitlines()]
-    found = [point for point in points if any(point == str(place) or point.startswith(f"{place}/")
-                                              for place in places)]
-    return sorted(found, key=len, reverse=True)
-
-
-def unmount(places: Iterable[Path]) -> None:
-    """Unmount everything in these folders."""
-    for point in mounts_below(list(places), Path("/proc/self/mountinfo").read_text("utf-8")):
-        subprocess.run(["umount", "--lazy", point], check=False, capture_output=True, timeout=30)

@@ -15,7 +15,7 @@ import pytest
 from sampan.api.times import MicroTime
 from sampan.api.types import coordination_v1
 from sampan.cli import lab as command
-from sampan.cli import main
+from sampan.cli import main, trees
 from sampan.cli.progress import CommandError
 from sampan.lab import cluster, engine, needs, operations, processes, shell, state, status
 from sampan.lab.needs import PACKAGES, Machine, missing
@@ -85,9 +85,8 @@ MOUNTINFO = """\
 
 
 def test_only_what_is_below_is_unmounted_and_deepest_first() -> None:
-    assert processes.mounts_below([Path("/var/lib/sampan-lab/a")], MOUNTINFO) == [
-        "/var/lib/sampan-lab/a/node1/docker/overlay2/1/merged", "/var/lib/sampan-lab/a/with space",
-        "/var/lib/sampan-lab/a"]
+    assert trees.mounts_below([Path("/var/lib/sampan-lab/a")], MOUNTINFO) == [
+        "/var/lib/sampan-lab/a/node1/docker/overlay2/1/merged", "/var/lib/sampan-lab/a/with space"]
 
 
 @pytest.mark.parametrize(("seconds", "alive"), [(None, False), (-1, False), (0, False), (1, True)])

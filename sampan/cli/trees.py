@@ -1,0 +1,54 @@
+"""Removing folders of ours in which other file systems may be mounted: pods' volumes, and subPaths of hostPath volumes.
+
+Files that are reached through a mount are not ours: they are a user's, and stay.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+from sampan.cli.progress import CommandError
+
+MOUNTINFO = Path("/proc/self/mountinfo")
+UMOUNT_SECONDS = 30.0
+
+
+def mounts_below(places: Iterable[Path], mountinfo: str) -> list[str]:
+    """What is mounted within these folders, deepest first (proc(5), mountinfo); what is mounted on one is not."""
+    points = [re.sub(r"\\(\d{3})", lambda found: chr(int(found[1], 8)), line.split()[4])
+              for line in mountinfo.splitlines()]
+    starts = tuple(f"{place}/" for place in places)
+    return sorted((point for point in points if point.startswith(starts)), key=len, reverse=True)
+
+
+def mounted(*places: Path) -> list[str]:
+    """What is mounted within these folders now, deepest first."""
+    return mounts_below([place.resolve() for place in places], os.fsdecode(MOUNTINFO.read_bytes()))
+
+
+def unmount(*places: Path) -> None:
+    """Unmount everything within these folders."""
+    for point in mounted(*places):
+        subprocess.run(["umount", "--lazy", point], check=False, capture_output=True, timeout=UMOUNT_SECONDS)
+
+
+def remove(path: Path) -> None:
+    """Remove a folder with all that is in it; CommandError where something is mounted within it.
+
+    A file system of the user's that is mounted on the folder itself is emptied, and stays mounted.
+    """
+    if left := mounted(path):
+        raise CommandError(f"{left[0]} is still mounted", f"unmount it, and run this again: umount {left[0]}")
+    if not path.is_mount():
+        shutil.rmtree(path)
+        return
+    for entry in path.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
