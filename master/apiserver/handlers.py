@@ -85,7 +85,8 @@ class ResourceHandlers:
         if request.method == "HEAD" and info.subresource != "proxy":
             raise no_such_method()  # as upstream; an answer that is streamed would have a body
         resource = served.resource
-        if info.namespace and not resource.namespaced and info.plural != "namespaces":
+        # A Namespace is said to be within itself. Within another one it would be ruled by who has rights there.
+        if info.namespace and not resource.namespaced and (info.plural, info.name) != ("namespaces", info.namespace):
             raise no_such_resource()
         if info.subresource:
             return await self._subresource(request, info, served, user)

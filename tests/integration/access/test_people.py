@@ -77,6 +77,28 @@ async def test_nobody_gives_away_more_than_they_have(api: Running) -> None:
         await api.ok("POST", f"{RBAC}/clusterrolebindings", binding("b", "fine", "joe"), session=mary)
 
 
+async def test_who_owns_one_namespace_owns_no_other(api: Running) -> None:
+    everything = {"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}
+    for name in ("own", "other"):
+        await api.ok("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+    await api.ok("POST", f"{RBAC}/namespaces/own/roles", {"metadata": {"name": "owner"}, "rules": [everything]})
+    await api.ok("POST", f"{RBAC}/namespaces/own/rolebindings", binding("owner", "owner", "ann", kind="Role"))
+    status = {"metadata": {"name": "other"}}
+    async with api.client_session("ann") as ann:
+        await api.ok("GET", "/api/v1/namespaces/own", session=ann)
+        await api.ok("GET", "/api/v1/namespaces/own/status", session=ann)
+        for path, code in (("/api/v1/namespaces", 403), ("/api/v1/namespaces/own/namespaces", 404)):
+            await api.refused(code, "GET", path, session=ann)
+            await api.refused(code, "POST", path, {"metadata": {"name": "new"}}, session=ann)
+            for method, below, body in (("GET", "", None), ("DELETE", "", None), ("PUT", "/finalize", status),
+                                        ("PUT", "/status", status)):
+                await api.refused(code, method, f"{path}/other{below}", body, session=ann)
+        await api.refused(404, "GET", "/api/v1/watch/namespaces/own/namespaces", session=ann)
+        await api.refused(404, "GET", "/api/v1/namespaces/own/nodes", session=ann)
+        await api.ok("DELETE", "/api/v1/namespaces/own", session=ann)
+    assert (await api.ok("GET", "/api/v1/namespaces/other"))["status"]["phase"] == "Active"
+
+
 async def test_a_connection_outlives_no_certificate(api: Running) -> None:
     async with api.client_session("mary") as mary:
         await api.ok("GET", "/api", session=mary)
