@@ -239,12 +239,12 @@ def _text(request: web.BaseRequest) -> str:
 
 
 def _wire_log() -> logging.Logger:
-    """For the HTTP library, which would write a traceback for whatever a client sends that is no HTTP."""
+    """For the HTTP library, which would write a traceback for what is no HTTP, and for each client that goes away."""
 
     def keep(record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, HttpProcessingError):
-            log.debug("%s: %s", record.getMessage(), error.message)
+        if isinstance(error, (HttpProcessingError, ConnectionError)):
+            log.debug("%s: %s", record.getMessage(), error)
             return False
         return True
 
