@@ -6,6 +6,7 @@ It lies beside the address files, in /run, and goes with them at a reboot.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -36,7 +37,7 @@ def write(folder: Path, described: Description) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         if path.exists() and path.read_text() == text:
             return
-        new = folder / f".{_NAME}.new"
+        new = folder / f".{_NAME}.{os.getpid()}"  # the CNI executable may write beside the agent
         new.write_text(text)
         new.replace(path)
     except OSError as error:

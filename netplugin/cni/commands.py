@@ -127,8 +127,11 @@ class _Commands:
         if own is None:
             raise CniError(spec.NOT_AVAILABLE, "the node has no pod CIDR yet")
         if described is None:
-            asyncio.run(self._set_up(own))
-            described = description.read(self._wanted.state)
+            with self._one_at_a_time():
+                described = description.read(self._wanted.state)
+                if described is None:
+                    asyncio.run(self._set_up(own))
+                    described = description.read(self._wanted.state)
             assert described is not None
         elif handles("nat", POSTROUTING) == ():
             asyncio.run(self._rules(described).apply())  # somebody has wiped them
@@ -185,6 +188,7 @@ class _Commands:
     def _one_at_a_time(self) -> Iterator[None]:
         """Of two processes that write the rules, the later one must have seen the earlier one's address."""
         path = self._wanted.state / "rules.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600)
         with path.open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
