@@ -132,6 +132,43 @@ async def test_rules_that_somebody_wipes_come_back_without_a_master(monkeypatch:
     world.check()
 
 
+async def test_without_news_and_damage_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxier, "LOOK", 0.01)
+    world = World()
+    put(world.view, service("web", "10.96.0.1"), slice_of("web", "10.244.0.1"))
+    world.view.confirm()
+    touched, looks = world.tables.touched, 0
+
+    async def counted() -> bool:
+        nonlocal looks
+        looks += 1
+        return await touched()
+
+    monkeypatch.setattr(world.tables, "touched", counted)
+    await running(world, lambda: looks >= 3)
+    assert world.figures.value(figures.HEALED) == 0
+    assert figures.PARTIAL_SECONDS not in world.figures.seen
+    assert len(world.tables.edits) == 1
+
+
+async def test_a_change_is_written_as_it_comes() -> None:
+    world = World()
+    put(world.view, service("web", "10.96.0.1"), slice_of("web", "10.244.0.1"))
+    world.view.confirm()
+    changed = False
+
+    def written() -> bool:
+        nonlocal changed
+        if not changed:
+            put(world.view, slice_of("web", "10.244.0.2"))
+        changed = True
+        return "10.244.0.2" in str(world.tables.contents)
+
+    await running(world, written)
+    assert world.figures.seen[figures.FULL_SECONDS][0] == 1
+    world.check()
+
+
 async def test_damage_is_noticed_among_many_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proxier, "LOOK", 0.2)
     world = World()
