@@ -113,7 +113,7 @@ class ImagePuller:
         key = (pod.metadata.uid, name)
         waiting = self._backoffs.get(key)
         now = self._clock.now()
-        if waiting and waiting.until > now:
+        if waiting and now < waiting.until <= now + timedelta(seconds=MAXIMUM):  # else the clock was set back
             tell("Normal", "BackOff", f'Back-off pulling image "{name}"')
             tell("Warning", "Failed", "Error: ImagePullBackOff")
             raise ImageFailure("ImagePullBackOff", f'Back-off pulling image "{name}": ErrImagePull: {waiting.error}',

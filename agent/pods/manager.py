@@ -221,7 +221,7 @@ class PodManager:
         unknown = {uid for uid in (*containers, *volumes, *cgroups) if uid and uid not in self._workers}
         self._unknown_since = {uid: self._unknown_since.get(uid, asked) for uid in unknown}
         for uid, since in list(self._unknown_since.items()):
-            if asked - since < timedelta(seconds=self._orphan_grace):
+            if timedelta() <= asked - since < timedelta(seconds=self._orphan_grace):
                 continue
             del self._unknown_since[uid]
             log.info("pod %s has no object any more: taking away what is left of it", uid)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from agent.engine.protocol import Container, EngineEvent
 from agent.pods import labels
@@ -18,6 +18,13 @@ from agent.volumes.protocol import PreparedVolume
 from sampan.api.types import core_v1
 
 _WATCHED = ("start", "die", "oom", "destroy", "pause", "unpause")
+_STEP = timedelta(minutes=5)
+"""No answer takes so long: what seems to be older by more was seen before the host's clock was set back."""
+
+
+def _before(one: datetime, other: datetime) -> bool:
+    """Whether one was earlier than the other, as far as that can be told by a clock that may be set."""
+    return one < other and other - one <= _STEP
 
 
 class Memory:
@@ -59,10 +66,10 @@ class Memory:
     def see(self, container: Container, as_of: datetime) -> None:
         """Remember a container as the engine told it; `as_of` is when it was asked."""
         known = self._containers.get(container.id)
-        if known is None or known[1] <= as_of:
+        if known is None or not _before(as_of, known[1]):
             self._containers[container.id] = (container, as_of)
             self._sorted = None
-            if self.suspect.get(container.id, as_of) <= as_of:
+            if not _before(as_of, self.suspect.get(container.id, as_of)):
                 self.suspect.pop(container.id, None)
 
     def see_all(self, containers: Iterable[Container], as_of: datetime) -> None:
@@ -72,7 +79,7 @@ class Memory:
             present.add(container.id)
             self.see(container, as_of)
         for container_id, (_, seen) in list(self._containers.items()):
-            if container_id not in present and seen < as_of:
+            if container_id not in present and seen != as_of and not _before(as_of, seen):
                 self.lose(container_id)
 
     def lose(self, container_id: str) -> None:
@@ -102,7 +109,7 @@ class Memory:
             return True
         known = self._containers.get(event.container_id)
         seen_running = known is not None and event.action == "start" and known[0].running
-        if known and (event.time < known[1] or (seen_running and event.time == known[1])):
+        if known and (_before(event.time, known[1]) or (seen_running and event.time == known[1])):
             return False
         self.suspect[event.container_id] = event.time
         return event.container_id not in self._attended

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from agent.pods import steps
-from agent.pods.backoff import next_backoff, restart_at
+from agent.pods.backoff import MAXIMUM, next_backoff, restart_at
 from agent.pods.environment import needs_address
 from agent.pods.labels import container_hash
 from agent.pods.model import Attempt, Desired, Health, Observed, is_sidecar
@@ -111,9 +111,14 @@ def sandbox_usable(observed: Observed) -> bool:
     if connection and sandbox.state == "running" \
             and connection.sandbox_started_at != sandbox.container.started_at:
         return False
-    begun = sandbox.container.started_at
-    return not any(attempt.sandbox_id == sandbox.id and begun and attempt.container.started_at
-                   and attempt.container.started_at < begun for attempt in observed.running())
+    return not any(attempt.sandbox_id == sandbox.id and _older(attempt, sandbox) for attempt in observed.running())
+
+
+def _older(attempt: Attempt, sandbox: Attempt) -> bool:
+    """Whether a container was started before its sandbox was, so that it is not in there; not by a clock set back."""
+    first, made, begun = sandbox.container.created_at, attempt.container.created_at, attempt.container.started_at
+    set_back = first and made and made < first
+    return bool(begun and sandbox.container.started_at and begun < sandbox.container.started_at and not set_back)
 
 
 def sandbox_ready(observed: Observed) -> bool:
@@ -388,8 +393,11 @@ class _Plan:
         return step
 
     def _later(self, when: datetime | None) -> bool:
-        """Whether that is still to come; then the pod is looked at again at that time."""
-        if when is None or when <= self.now:
+        """Whether that is still to come; then the pod is looked at again at that time.
+
+        No wait is longer than MAXIMUM: one that seems to be comes of a clock that was set back.
+        """
+        if when is None or when <= self.now or when - self.now > timedelta(seconds=2 * MAXIMUM):
             return False
         self.wake = when if self.wake is None else min(self.wake, when)
         return True

@@ -44,7 +44,7 @@ def advance(state: ProbeState, answer: Outcome, probe: core_v1.Probe) -> ProbeSt
 def first_delay(probe: core_v1.Probe, started_at: datetime | None, now: datetime) -> float:
     """Seconds until the first run: initialDelaySeconds count from the container's start."""
     passed = (now - started_at).total_seconds() if started_at else 0.0
-    return max(0.0, (probe.initial_delay_seconds or 0) - passed)
+    return max(0.0, (probe.initial_delay_seconds or 0) - max(0.0, passed))  # less than 0: the clock was set back
 
 
 def initial_health(container: core_v1.Container) -> Health:

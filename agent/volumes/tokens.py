@@ -101,7 +101,7 @@ class PodTokens:
     def due(self, uid: str) -> bool:
         """Whether one of the pod's tokens should be renewed now."""
         now, failed = self._now(), self._failed.get(uid)
-        if failed and now - failed < RETRY:
+        if failed and timedelta() <= now - failed < RETRY:
             return False
         return any(now >= held.due() for held in self._held.get(uid, {}).values())
 

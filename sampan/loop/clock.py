@@ -65,6 +65,10 @@ class FakeClock:
         heapq.heappush(self._sleepers, (self._elapsed + seconds, next(self._order), future))
         await future
 
+    def step(self, seconds: float) -> None:
+        """Set the wall clock, forward or back; time goes on as it did."""
+        self._start += timedelta(seconds=seconds)
+
     @property
     def sleepers(self) -> int:
         """How many tasks wait for this clock."""

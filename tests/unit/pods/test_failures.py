@@ -349,3 +349,27 @@ async def test_a_log_that_never_ends_does_not_keep_a_pod_from_its_restart(
         await world.settle()
         await world.advance(60)
         assert world.status(pod).container_statuses[0].restart_count == 1
+
+
+async def test_a_clock_that_is_set_back_makes_nobody_blind(world: World) -> None:
+    """What was seen by the old time must not count as news until the new time has caught up with it."""
+    async with world.agent():
+        world.view.confirm()
+        pod = world.create(make_pod())
+        failing = world.create(make_pod("failing", containers=[{"name": "app", "image": "none:1"}]))
+        await world.advance(100)
+        world.clock.step(-3600)
+        world.engine.exit((await world.running("app")).id, 1)
+        await world.advance(70)
+        assert world.status(pod).container_statuses[0].restart_count == 1
+        world.engine.add_image("none:1")
+        tries = world.engine.calls.count(("image", "none:1"))
+        await world.advance(600)
+        assert world.status(failing).phase == "Running"
+        assert world.engine.calls.count(("image", "none:1")) - tries < 10
+        world.clock.step(-3600)
+        for item in (pod, failing):
+            world.delete(item)
+        await world.advance(60)
+        assert sorted(world.reports.terminated) == ["uid-failing", "uid-web"]
+        assert await world.empty()

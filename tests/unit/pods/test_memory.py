@@ -57,6 +57,19 @@ def test_a_start_that_failed_leaves_its_events_to_be_looked_at() -> None:
     assert memory.unclear() == ["c1"]
 
 
+def test_what_is_later_by_a_clock_that_was_set_back_counts() -> None:
+    memory = Memory()
+    memory.see(box("running"), at(3600))
+    assert memory.hear(event("die", 10))
+    memory.see(box("exited"), at(11))
+    assert memory.unclear() == []
+    assert [container.status for container in memory.containers()] == ["exited"]
+    memory.see_all([], at(9))
+    assert memory.containers(), "the list is from before that look"
+    memory.see_all([], at(12))
+    assert memory.containers() == []
+
+
 async def test_a_report_that_comes_back_is_no_news(tmp_path: Path) -> None:
     world = World(tmp_path)
     await world.begin()
