@@ -193,8 +193,9 @@ class ServiceStrategy(Strategy):
             mine.add(number)
             port["nodePort"] = number
             twins.setdefault(port.get("port"), number)
-        if needs_health_check(tree) and tree.get("healthCheckNodePort") not in held:
-            number = self._take_health_check(tree.get("healthCheckNodePort") or 0, reserve=reserve)
+        check = tree.get("healthCheckNodePort") or 0
+        if needs_health_check(tree) and (not check or check != before.get("healthCheckNodePort")):
+            number = self._take_health_check(check, reserve=reserve)
             tree["healthCheckNodePort"] = number
             if reserve:
                 taken.append(number)

@@ -414,3 +414,19 @@ def test_a_look_finds_what_was_lost_and_who_cannot_be_right() -> None:
         ports.check([good])
     assert addresses.take("10.0.0.7") == "10.0.0.7"
     assert ports.take(30007) == 30007
+
+
+async def test_a_health_check_port_is_none_of_the_services_own() -> None:
+    _, ports, rules = pools()
+    old = await stored(rules, service(type="NodePort", ports=[{"port": 80, "nodePort": 30500}]))
+    new = deepcopy(old)
+    new["spec"] |= {"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": 30500}
+    with pytest.raises(ApiError, match="failed to allocate requested HealthCheck NodePort 30500: provided port is"):
+        await rules.allocate_update(new, old, context())
+    new["spec"]["healthCheckNodePort"] = 30501
+    await rules.allocate_update(new, old, context())
+    again = deepcopy(new)
+    await rules.allocate_update(again, new, context())
+    assert again == new
+    with pytest.raises(PoolError):
+        ports.take(30501)
