@@ -94,7 +94,9 @@ class ContainerProbes:
     async def _ask(self, kind: Kind, probe: core_v1.Probe, stop_at: tuple[bool, ...]) -> bool:
         """Ask again and again, until the verdict is one of `stop_at`."""
         state = ProbeState(self._verdict(kind))
-        await self._clock.sleep(first_delay(probe, self._started_at, self._clock.now()))
+        period = float(probe.period_seconds or 10)
+        # A container that is told to end is not asked at that very moment: most are gone in the next.
+        await self._clock.sleep(period if self._ending else first_delay(probe, self._started_at, self._clock.now()))
         while True:
             begun = self._clock.monotonic()
             result = await self._prober.probe(self._target, probe)
@@ -110,7 +112,7 @@ class ContainerProbes:
                 if state.verdict in stop_at:
                     return state.verdict
             taken = self._clock.monotonic() - begun  # the period is from one beginning to the next
-            await self._clock.sleep(max(0.0, (probe.period_seconds or 10) - taken))
+            await self._clock.sleep(max(0.0, period - taken))
 
     def _verdict(self, kind: Kind) -> bool | None:
         if kind == "startup":

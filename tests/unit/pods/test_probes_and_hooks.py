@@ -36,7 +36,10 @@ async def test_readiness_is_asked_until_the_end(world: World) -> None:
             {"name": "app", "image": "app:1", "command": ["pause"], "livenessProbe": probe, "readinessProbe": probe,
              "lifecycle": {"preStop": {"sleep": {"seconds": 20}}}}]))
         await world.settle()
+        world.prober.runs.clear()
         world.delete(pod)
+        await world.settle()
+        assert world.prober.runs == [], "most containers are gone in the next moment"
         await world.advance(2)
         assert world.status(pod).container_statuses[0].ready
         world.prober.results["app"] = ProbeResult("failure", "draining")
