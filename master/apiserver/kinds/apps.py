@@ -6,6 +6,7 @@ from typing import Any
 
 from master.apiserver.kinds import checks, pod_defaults, pod_validation, pod_warnings
 from master.apiserver.kinds.common import (
+    NIL,
     Errors,
     Tree,
     child,
@@ -25,7 +26,7 @@ from master.apiserver.kinds.common import (
 )
 from master.apiserver.strategy import Context, Strategy
 from sampan.api import names, selectors
-from sampan.api.errors import forbidden, invalid, not_supported, required
+from sampan.api.errors import IMMUTABLE, forbidden, invalid, not_supported, required
 
 STRATEGIES = ("Recreate", "RollingUpdate")
 TOO_MANY = "cannot be greater than status.replicas"
@@ -252,6 +253,6 @@ class ControllerRevisionStrategy(Strategy):
 
     def validate_update(self, new: Tree, old: Tree, context: Context) -> Errors:
         """The data is fixed; the revision may move up."""
-        data: Any = new.get("data")
-        return immutable("data", data, old.get("data"))
+        data: Any = new.get("data")  # anybody's JSON: there "" is not the same as nothing
+        return [] if data == old.get("data") else [invalid("data", NIL if data is None else data, IMMUTABLE)]
 

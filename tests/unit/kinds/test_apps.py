@@ -180,3 +180,5 @@ def test_controller_revisions() -> None:
     assert update_errors(key, tree, {**deepcopy(tree), "revision": 2}) == []
     assert update_errors(key, tree, {**deepcopy(tree), "data": {"a": 2}}) == [
         'data: Invalid value: {"a":2}: field is immutable']
+    assert update_errors(key, tree, {**deepcopy(tree), "data": {"a": 1, "b": ""}}) == [
+        'data: Invalid value: {"a":1,"b":""}: field is immutable']
