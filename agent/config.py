@@ -213,6 +213,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("command", nargs="?", choices=("run", "join", "cleanup"), default="run",
                         help="run (the default), only get this node's certificate, or take away all that the agent "
                         "made on this host")
+    result.add_argument("--force", action="store_true", help="cleanup goes on where Docker cannot be reached")
     return result
 
 

@@ -269,20 +269,30 @@ def may_lower_oom_scores(status: Path = Path("/proc/self/status")) -> bool:
     return True
 
 
-async def cleanup(config: settings.Config) -> None:
-    """Take away all that the agent made on this host: containers, network, volumes, cgroups."""
-    clock = SystemClock()
+async def cleanup(config: settings.Config, *, force: bool = False) -> None:
+    """Take away all that the agent made on this host: containers, network, volumes, cgroups.
+
+    EngineError without Docker, and nothing is done; with `force` all but containers and cgroups is.
+    """
+    clock, lost = SystemClock(), None
     engine = DockerEngine(config.docker_host)
     network, volumes = make_network(config, clock), make_volumes(config, clock)
     try:
-        found = await engine.list(labels.owned_by(config.node_name))
-        await asyncio.gather(*(engine.remove(box.id) for box in found))
+        try:
+            found = await engine.list(labels.owned_by(config.node_name))
+            await asyncio.gather(*(engine.remove(box.id) for box in found))
+        except EngineError as error:
+            if not force:
+                raise
+            lost = error
         await proxy.cleanup()
         await network.teardown()
         pods = PodFiles(config.root_dir / "pods")
         for uid in {*await volumes.known(), *pods.known()}:
             pods.remove(uid)
             await volumes.teardown(uid)
+        if lost:
+            raise lost
         cgroups = make_cgroups(config, await engine.info())
         for uid in await cgroups.live():
             await _once_empty(clock, partial(cgroups.remove, uid))
@@ -338,7 +348,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     async def command() -> None:
         with only_agent(config.run_dir):
             if flags.command == "cleanup":
-                await cleanup(config)
+                await cleanup(config, force=flags.force)
             elif joining or flags.command == "join":
                 from agent.joining import join_cluster  # noqa: PLC0415 - see below
 

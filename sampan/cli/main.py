@@ -37,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     down = commands.add_parser("down", help="take the cluster away",
                                description="Stop master and agent; remove containers, bridge, rules and volumes.")
     down.add_argument("--purge", action="store_true", help="remove state, configuration and logs too")
+    down.add_argument("--force", action="store_true", help="go on where Docker cannot be reached")
     status = commands.add_parser("status", help="show how services, node and pods are",
                                  description="Show how services, node and pods are. Exits 1 if anything is wrong.")
     status.add_argument("-o", "--output", choices=("text", "json"), default="text")
@@ -135,7 +136,7 @@ def _down(arguments: argparse.Namespace, paths: Paths) -> None:
     from sampan.cli.up import down  # noqa: PLC0415 - as above
 
     _need_root("down")
-    down(paths, units(paths), Progress(), purge=arguments.purge)
+    down(paths, units(paths), Progress(), purge=arguments.purge, force=arguments.force)
 
 
 def _status(arguments: argparse.Namespace, paths: Paths) -> int:

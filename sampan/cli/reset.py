@@ -6,7 +6,7 @@ from sampan.cli import configure, trees
 from sampan.cli.paths import Paths
 from sampan.cli.progress import CommandError, Progress
 from sampan.cli.units import Units
-from sampan.cli.up import clean_up
+from sampan.cli.up import take_away
 
 
 def reset(paths: Paths, units: Units, progress: Progress, *, force: bool = False) -> None:
@@ -24,13 +24,7 @@ def reset(paths: Paths, units: Units, progress: Progress, *, force: bool = False
         if not paths.agent_config.exists():
             outcome.unchanged("this host has joined no cluster")
         else:
-            try:
-                clean_up(paths)
-            except CommandError as error:
-                if not force:
-                    raise CommandError(str(error), "start Docker and reset again, or leave containers behind with "
-                                       "--force: docker ps -a --filter label=sampan.node") from error
-                outcome.text = f"not all of it: {error}"
+            take_away(paths, outcome, force=force)
     with progress.step("Remove identity, state and configuration") as outcome:
         if not remove_files(paths):
             outcome.unchanged()

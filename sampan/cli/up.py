@@ -19,7 +19,7 @@ from sampan.api.names import dns_subdomain
 from sampan.api.resources import LEASES, NODES, SECRETS
 from sampan.cli import configure, objects, preflight, trees
 from sampan.cli.paths import Paths, program
-from sampan.cli.progress import CommandError, Progress
+from sampan.cli.progress import CommandError, Outcome, Progress
 from sampan.cli.units import Name, Units
 from sampan.client.kubeconfig import KubeconfigError
 from sampan.clusterconfig import BACKENDS
@@ -230,16 +230,19 @@ async def wait_for_node(paths: Paths, units: Units, name: str, since: datetime |
     raise CommandError(f"node {name} is not Ready after {READY_SECONDS:g} s", f"see: {units.log_hint('agent')}")
 
 
-def down(paths: Paths, units: Units, progress: Progress, *, purge: bool) -> None:
-    """Stop everything and remove containers, bridge and rules; with `purge` the state and configuration too."""
+def down(paths: Paths, units: Units, progress: Progress, *, purge: bool, force: bool = False) -> None:
+    """Stop everything and remove containers, bridge and rules; with `purge` the state and configuration too.
+
+    With `force` this goes on where containers cannot be removed, because Docker is gone. CommandError.
+    """
     names: tuple[Name, ...] = ("agent", "master")
     for name in names:
         with progress.step(f"Stop the {name}") as outcome:
             if not units.stop(name):
                 outcome.unchanged("was not running")
     if paths.agent_config.exists():
-        with progress.step("Remove containers, network and volumes"):
-            clean_up(paths)
+        with progress.step("Remove containers, network and volumes") as outcome:
+            take_away(paths, outcome, force=force)
     if not purge:
         progress.say(f"State and configuration are kept in {paths.data} and {paths.config}; --purge removes them.")
         return
@@ -252,9 +255,20 @@ def down(paths: Paths, units: Units, progress: Progress, *, purge: bool) -> None
             outcome.unchanged()
 
 
-def clean_up(paths: Paths) -> None:
-    """Have the agent take away everything of its pods."""
-    command = [program("sampan-agent"), "cleanup", "--config", str(paths.agent_config)]
+def take_away(paths: Paths, outcome: Outcome, *, force: bool) -> None:
+    """Remove all that the agent made; CommandError where Docker is gone, unless `force` says to leave that behind."""
+    try:
+        clean_up(paths, force=force)
+    except CommandError as error:
+        if not force:
+            raise CommandError(str(error), "start Docker and run this again, or leave containers behind with --force: "
+                               "docker ps -a --filter label=sampan.node") from error
+        outcome.text = f"not all of it: {error}"
+
+
+def clean_up(paths: Paths, *, force: bool = False) -> None:
+    """Have the agent take away all of its pods; CommandError, with `force` after what can be done without Docker."""
+    command = [program("sampan-agent"), "cleanup", "--config", str(paths.agent_config), *(["--force"] if force else ())]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     except subprocess.TimeoutExpired as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -61,3 +62,28 @@ def test_a_file_system_that_is_mounted_on_the_folder_is_emptied_and_stays(place:
               'mountpoint -q "$1/root/lib/agent"\ntest -z "$(ls -A "$1/root/lib/agent")"\n')
     done = in_own_mounts(script, place, sys.executable, RESET)
     assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
+
+
+CLEANUP = MOUNT.format("pods/uid/volume-subpaths/data/app/0") + """
+cd "$1"
+iptables -N SAMPAN-FORWARD && iptables -I FORWARD -m comment --comment sampan -j SAMPAN-FORWARD
+iptables -t nat -N KUBE-SVC-XPGD46QRK7WJZT7O
+ip link add sampan0 type bridge
+"$2" cleanup --node-name n1 --server https://192.0.2.1:6443 --docker-host "unix://$1/none.sock" \
+    --root-dir "$1/root/lib/agent" --run-dir "$1/root/run" $3 || echo "exit $?"
+iptables-save | grep -cE 'SAMPAN|KUBE' || true
+ip link show sampan0 >/dev/null 2>&1 && echo "a bridge" || echo "no bridge"
+"""
+
+
+@pytest.mark.parametrize(("force", "left", "pods"), [("", ["exit 1", "3", "a bridge"], True),
+                                                     ("--force", ["exit 1", "0", "no bridge"], False)])
+def test_without_docker_all_else_is_taken_away_by_force_only(place: Path, force: str, left: list[str], *,
+                                                             pods: bool) -> None:
+    agent = shutil.which("sampan-agent", path=Path(sys.executable).parent)
+    done = subprocess.run(["unshare", "--net", "--mount", "--propagation", "private", "sh", "-ec", CLEANUP, "sh",
+                           str(place), str(agent), force], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.splitlines() == left, done.stderr
+    assert "none.sock" in done.stderr
+    assert (place / "users/file").read_text() == "precious"
+    assert (place / "root/lib/agent/pods/uid").exists() == pods

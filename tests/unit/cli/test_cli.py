@@ -22,7 +22,7 @@ from sampan.cli.engine import facts
 from sampan.cli.paths import Paths
 from sampan.cli.progress import CommandError, Progress
 from sampan.cli.units import BackgroundUnits
-from sampan.cli.up import UpOptions, refresh_kubeconfig, up, wait_for_master, write_configuration
+from sampan.cli.up import UpOptions, down, refresh_kubeconfig, up, wait_for_master, write_configuration
 from sampan.pki import ca, kubeconfig
 from sampan.pki.cluster import ClusterPki
 
@@ -142,6 +142,24 @@ async def test_options_that_would_keep_master_or_agent_from_starting_are_refused
 
 def test_up_and_agent_know_the_same_limit() -> None:
     assert NODE_NAME_LIMIT == NAME_LIMIT
+
+
+def test_with_docker_gone_a_cluster_is_purged_by_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, agent = paths(tmp_path / "host"), tmp_path / "sampan-agent"
+    agent.write_text(f'#!/bin/sh\necho "$*" >>{tmp_path}/asked\necho "no Docker" >&2\nexit 1\n')
+    agent.chmod(0o755)
+    monkeypatch.setattr("sampan.cli.up.program", lambda name: str(tmp_path / name))
+    write_configuration(UpOptions(node_ip="192.0.2.7"), place)
+    out = io.StringIO()
+    with pytest.raises(CommandError, match="no Docker") as caught:
+        down(place, BackgroundUnits(place), Progress(out), purge=True)
+    assert "--force" in caught.value.hint
+    assert place.config.exists()
+    down(place, BackgroundUnits(place), Progress(out), purge=True, force=True)
+    assert not place.config.exists()
+    assert "not all of it: sampan-agent cleanup: no Docker" in out.getvalue()
+    common = f"cleanup --config {place.agent_config}"
+    assert (tmp_path / "asked").read_text().splitlines() == [common, f"{common} --force"]
 
 
 async def test_a_certificate_in_the_middle_of_its_renewal_is_waited_for(

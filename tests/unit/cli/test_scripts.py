@@ -55,20 +55,24 @@ def test_an_environment_that_is_half_made_is_made_anew(tmp_path: Path, pip: str,
     assert (record.read_text().strip() if record.exists() else "") == (f"{made} {tmp_path}/venv" if made else "")
 
 
+def child(unit: Supervised) -> int:
+    """What the supervisor runs, once it has started that."""
+    deadline = time.monotonic() + 60
+    while not (found := unit.child):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return found
+
+
 def test_services_that_run_take_the_new_version_without_systemd_too(tmp_path: Path) -> None:
     unit = Supervised(tmp_path / "agent.pid", tmp_path / "agent.log")
     subprocess.run(unit.launch(["sleep", "600"]), check=True, timeout=60)
     try:
-        before = unit.child
-        assert before
+        before = child(unit)
         done = shell(f'has_systemd() {{ return 1; }}\nSAMPAN_RUN_DIR="{tmp_path}"\nrestart_services', "lib.sh",
                      "host.sh")
         assert done.returncode == 0, done.stderr
         assert not Path(f"/proc/{before}").exists(), "the old process has ended when the step does"
-        deadline = time.monotonic() + 60
-        while not unit.child:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        assert unit.child != before
+        assert child(unit) != before
     finally:
         unit.kill()
