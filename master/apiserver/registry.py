@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,9 +132,11 @@ class Registry:
                 group.create_task(served.cache.run(), name=f"cache-{served.resource.plural}")
 
     async def ready(self) -> None:
-        """Return when every cache has been filled once."""
+        """Return when every cache has been filled once, however slow the disk is."""
         for served in self._served.values():
-            await served.cache.list(limit=1, revision="0")
+            while served.cache.revision < 0:
+                with suppress(ApiError):
+                    await served.cache.wait_for(0)
 
     def select(self, served: Served, labels: str, fields: str) -> Selection:
         """Read selectors; ApiError 400 with upstream's text."""
