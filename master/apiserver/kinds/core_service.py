@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+
 from master.apiserver.kinds import checks, service_update, service_validation
 from master.apiserver.kinds.allocator import ClusterIPs, NodePorts, PoolError, ports_of
 from master.apiserver.kinds.common import (
@@ -255,7 +257,7 @@ def _default_families(tree: Tree) -> None:
 
 
 def _address_warning(path: str, address: str) -> list[str]:
-    if not checks.ip(path, address) and ":" in address and address != address.lower():
-        return [(f'{path}: IPv6 address "{address}" is not in RFC 5952 canonical format '
-                 f'("{address.lower()}"), which may cause controller apply-loops')]
-    return []
+    if ":" not in address or checks.ip(path, address) or str(ip_address(address)) == address:
+        return []
+    return [(f'{path}: IPv6 address "{address}" is not in RFC 5952 canonical format ("{ip_address(address)}"), which '
+             "may cause controller apply-loops")]

@@ -361,6 +361,10 @@ def test_warnings_and_fields() -> None:
     assert strategy(SERVICE).warnings(made(SERVICE, tree)) == [
         "spec.externalIPs is ignored for headless services", "spec.SessionAffinity is ignored for headless services"]
     assert strategy(SERVICE).fields(made(SERVICE, tree)) == {"spec.clusterIP": "None", "spec.type": "ClusterIP"}
+    long = service(externalIPs=["2001:db8:0:0::1", "2001:db8::1"])
+    assert strategy(SERVICE).warnings(made(SERVICE, long)) == [
+        ('spec.externalIPs[0]: IPv6 address "2001:db8:0:0::1" is not in RFC 5952 canonical format ("2001:db8::1"), '
+         "which may cause controller apply-loops")]
     alias = service(type="ExternalName", externalName="a.b", externalIPs=["192.0.2.1"])
     alias["metadata"]["annotations"] = {"service.kubernetes.io/topology-aware-hints": "auto"}
     assert strategy(SERVICE).warnings(made(SERVICE, alias)) == [
