@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import socket
 from collections.abc import Callable, Coroutine
 from datetime import datetime, timedelta
@@ -16,6 +17,7 @@ import grpc.aio
 from agent.engine.protocol import Engine, EngineError, NotFound, Stream
 from agent.link.containers import NoContainer, log_container, running_container
 from agent.link.protocol import Connector, PodLookup
+from agent.pods.labels import POD_UID
 from agent.server.http import Handler, converse
 from sampan.api.types import core_v1
 from sampan.loop.clock import Clock
@@ -31,6 +33,8 @@ LINGER = 10.0
 """Seconds that a process has to take the input that was sent before the client left."""
 _WAITING = 8
 """Frames of a session that may wait for the process to take them, before the client is held back."""
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+"""What may stand in the path of a request to the engine."""
 
 
 class _Refusal(Exception):
@@ -178,7 +182,7 @@ class AgentStreams:
 
     async def _exec(self, session: _Session, request: node_pb2.Exec) -> None:
         refusal = _Refusal(500, "InternalError", f'container not found ("{request.container}")')
-        container = self._running(request.pod, request.container, refusal)
+        container = await self._running(request.pod, request.container, refusal)
         try:
             stream = await self._engine.exec(container, list(request.command), tty=request.tty, stdin=request.stdin,
                                              stdout=request.stdout, stderr=request.stderr and not request.tty)
@@ -189,7 +193,7 @@ class AgentStreams:
     async def _attach(self, session: _Session, request: node_pb2.Attach) -> None:
         where = f"{request.pod.name}_{request.pod.namespace}"  # as the kubelet names pods
         refusal = _Refusal(500, "InternalError", f"container {request.container} not found in pod {where}")
-        container = self._running(request.pod, request.container, refusal)
+        container = await self._running(request.pod, request.container, refusal)
         try:
             stream = await self._engine.attach(container, stdin=request.stdin, stdout=request.stdout,
                                                stderr=request.stderr and not request.tty, tty=request.tty)
@@ -197,11 +201,24 @@ class AgentStreams:
             raise refusal from error
         await self._interact(session, stream, exits=False)
 
-    def _running(self, reference: node_pb2.PodRef, name: str, refusal: _Refusal) -> str:
-        found = running_container(self._pod(reference), name)
-        if found is None:
+    async def _running(self, reference: node_pb2.PodRef, name: str, refusal: _Refusal) -> str:
+        pod = self._pod(reference)
+        found = running_container(pod, name)
+        if found is None or not await self._is_of(pod, found):
             raise refusal
         return found
+
+    async def _is_of(self, pod: core_v1.Pod, container: str) -> bool:
+        """Whether the container is there, and the pod's. The status comes from the API as long as we have made none,
+        and keeps what it said of containers that are gone: whoever may write it could name any container of the host.
+        """
+        if not _ID.fullmatch(container):
+            return False
+        try:
+            found = await self._engine.inspect(container)
+        except NotFound:
+            return False
+        return found.labels.get(POD_UID) == pod.metadata.uid
 
     async def _interact(self, session: _Session, stream: Stream, *, exits: bool) -> None:
         async def outbound() -> None:
@@ -229,10 +246,14 @@ class AgentStreams:
     # Logs
 
     async def _logs(self, session: _Session, request: node_pb2.Logs) -> None:
+        pod = self._pod(request.pod)
         try:
-            container = log_container(self._pod(request.pod), request.container, previous=request.previous)
+            container = log_container(pod, request.container, previous=request.previous)
         except NoContainer as error:
             raise _Refusal(400, "BadRequest", str(error)) from error
+        if not await self._is_of(pod, container):
+            raise _Refusal(400, "BadRequest", f'container "{request.container}" in pod "{request.pod.name}" is not '
+                                              "available")
         lines = self._engine.logs(container, follow=request.follow, since=self._since(request),
                                   tail=request.tail_lines if request.HasField("tail_lines") else None)
         limit = request.limit_bytes if request.HasField("limit_bytes") else None
@@ -246,11 +267,6 @@ class AgentStreams:
                         break
             await session.exit(0)
 
-        try:
-            await self._engine.inspect(container)
-        except NotFound as error:
-            raise _Refusal(400, "BadRequest", f'container "{request.container}" in pod "{request.pod.name}" is not '
-                                              "available") from error
         await session.ready()
         await _until_first(outbound(), _drained(session))
 

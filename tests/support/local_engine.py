@@ -15,6 +15,7 @@ from typing import Literal
 
 from agent.engine.fake import FakeEngine
 from agent.engine.protocol import Container, LogLine, NotFound
+from agent.pods.labels import POD_UID
 
 Output = tuple[Literal["stdout", "stderr"], bytes]
 
@@ -113,7 +114,8 @@ class LocalEngine(FakeEngine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.known: set[str] = set()
+        self.known: dict[str, str] = {}
+        """Containers with the uids of their pods."""
         self.lines: dict[str, list[bytes]] = {}
         self.attached: dict[str, list[str]] = {}
         self.streams: list[LocalStream] = []
@@ -126,7 +128,8 @@ class LocalEngine(FakeEngine):
     async def inspect(self, container_id: str) -> Container:
         if container_id not in self.known:
             raise NotFound(f"No such container: {container_id}")
-        return Container(container_id, container_id, "image", "sha256:0", {}, "running")
+        return Container(container_id, container_id, "image", "sha256:0", {POD_UID: self.known[container_id]},
+                         "running")
 
     async def exec(self, container_id: str, command: Sequence[str], *, tty: bool = False, stdin: bool = False,
                    stdout: bool = True, stderr: bool = True) -> LocalStream:

@@ -86,7 +86,7 @@ class Lab:
         statuses = []
         for container in containers:
             identity = f"{name}-{container.name}"
-            self.engine.known.add(identity)
+            self.engine.known[identity] = made.metadata.uid
             state = (core_v1.ContainerState(waiting=core_v1.ContainerStateWaiting(reason=waiting)) if waiting
                      else core_v1.ContainerState(running=core_v1.ContainerStateRunning()))
             statuses.append(core_v1.ContainerStatus(

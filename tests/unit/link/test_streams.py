@@ -8,9 +8,10 @@ from typing import Any, cast
 
 import pytest
 
-from agent.engine.protocol import Engine
+from agent.engine.protocol import Container, Engine
 from agent.link import streams
 from agent.link.protocol import Connector
+from agent.pods.labels import POD_UID
 from sampan.api.types import core_v1, meta_v1
 from sampan.loop.clock import SystemClock
 from sampan.pb import node_pb2
@@ -64,19 +65,25 @@ class Call:
 class Room:
     """A pod with one container, and its stuck process."""
 
-    def __init__(self) -> None:
-        self.process, self.call = StuckProcess(), Call()
+    def __init__(self, asked: node_pb2.Open = OPEN, *, owner: str = "u", container: str = "c") -> None:
+        """`owner` is the uid of the pod that the container belongs to, `container` its id in the status."""
+        self.process, self.call, self.owner = StuckProcess(), Call(), owner
+        ended = core_v1.ContainerStateTerminated(exit_code=0, container_id=f"docker://{container}")
         status = core_v1.ContainerStatus(
-            name="app", image="", image_id="", ready=True, restart_count=0, container_id="docker://c",
-            state=core_v1.ContainerState(running=core_v1.ContainerStateRunning()))
+            name="app", image="", image_id="", ready=True, restart_count=0, container_id=f"docker://{container}",
+            state=core_v1.ContainerState(running=core_v1.ContainerStateRunning()),
+            last_state=core_v1.ContainerState(terminated=ended))
         self.web = core_v1.Pod(metadata=meta_v1.ObjectMeta(name="web", namespace="default", uid="u"),
                                spec=core_v1.PodSpec(containers=[core_v1.Container(name="app")]),
                                status=core_v1.PodStatus(container_statuses=[status]))
         answers = streams.AgentStreams(cast("Engine", self), self, cast("Connector", None), SystemClock())
-        self.task = asyncio.create_task(answers.serve(cast("Any", self), OPEN))
+        self.task = asyncio.create_task(answers.serve(cast("Any", self), asked))
 
     def Stream(self) -> Call:  # noqa: N802 - the name in node.proto
         return self.call
+
+    async def inspect(self, container_id: str) -> Container:
+        return Container(container_id, "app", "image", "sha256:0", {POD_UID: self.owner}, "running")
 
     async def exec(self, *_: object, **__: object) -> StuckProcess:
         return self.process
@@ -112,3 +119,26 @@ async def test_a_session_with_stuck_input_ends_when_the_master_hangs_up(
     done, _ = await asyncio.wait([room.task], timeout=60)
     assert done, "its process would keep it for ever"
     assert room.process.closed.is_set()
+
+
+POD = node_pb2.PodRef(namespace="default", name="web", uid="u")
+
+
+@pytest.mark.parametrize(("asked", "code", "message"), [
+    (OPEN, 500, 'container not found ("app")'),
+    (node_pb2.Open(id="one", attach=node_pb2.Attach(pod=POD, container="app", stdout=True)), 500,
+     "container app not found in pod web_default"),
+    (node_pb2.Open(id="one", logs=node_pb2.Logs(pod=POD, container="app")), 400,
+     'container "app" in pod "web" is not available'),
+    (node_pb2.Open(id="one", logs=node_pb2.Logs(pod=POD, container="app", previous=True)), 400,
+     'container "app" in pod "web" is not available')], ids=["exec", "attach", "logs", "previous"])
+@pytest.mark.parametrize(("owner", "container"), [("another", "c"), ("", "postgres"), ("u", "../images/json?c=")])
+async def test_a_status_that_names_a_foreign_container_opens_it_to_nobody(
+        asked: node_pb2.Open, code: int, message: str, owner: str, container: str) -> None:
+    room = Room(asked, owner=owner, container=container)
+    async with asyncio.timeout(60):
+        while not room.call.sent:
+            await asyncio.sleep(0)
+    assert [(frame.failure.code, frame.failure.message) for frame in room.call.sent] == [(code, message)]
+    room.task.cancel()
+    await asyncio.wait([room.task], timeout=60)
