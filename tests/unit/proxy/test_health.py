@@ -12,6 +12,8 @@ from agent.proxy.health import HealthPort, ProxyHealth
 from agent.proxy.model import ServiceKey
 from agent.server.http import Request
 from sampan.loop.clock import FakeClock
+from tests.support.proxier import World
+from tests.support.services import put, service, slice_of
 
 
 async def told(health: ProxyHealth, path: str = "/healthz") -> tuple[int, dict[str, Any]]:
@@ -30,6 +32,23 @@ async def test_a_service_that_goes_while_its_port_is_opened(monkeypatch: pytest.
     monkeypatch.setattr(asyncio, "start_server", taken)
     assert await health._follow()
     assert not await health._follow()
+
+
+async def test_changes_that_wait_too_long_make_the_proxy_unwell() -> None:
+    clock, world = FakeClock(), World()
+    world.health = ProxyHealth(clock, "")
+    world.new()
+    put(world.view, service("web", "10.96.0.1"))
+    await world.sync()
+    await clock.advance(600)
+    assert world.health.healthy
+    put(world.view, slice_of("web", "10.244.0.1"))
+    await clock.advance(59)
+    assert world.health.healthy
+    await clock.advance(2)
+    assert not world.health.healthy
+    await world.sync()
+    assert world.health.healthy
 
 
 async def test_what_is_well_is_up_to_date() -> None:

@@ -50,8 +50,8 @@ async def test_a_service_that_the_kernel_does_not_take_is_left_out(backs: list[s
     world = World()
     world.tables.unknown = "-m sctp"
     sctp = [EndpointPort(name="s", port=80, protocol="SCTP")]
-    put(world.view, service("bad", "10.96.0.1", port("s", 80, "SCTP")), slice_of("bad", *backs, ports=sctp),
-        service("good", "10.96.0.2"), slice_of("good", "10.244.0.2"))
+    put(world.view, service("good", "10.96.0.2"), slice_of("good", "10.244.0.2"),
+        service("bad", "10.96.0.1", port("s", 80, "SCTP")), slice_of("bad", *backs, ports=sctp))
     world.view.confirm()
     await running(world)
     assert "default/good" in str(world.tables.contents)
