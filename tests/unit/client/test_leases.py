@@ -60,6 +60,8 @@ async def test_one_leads_until_it_ends() -> None:
         spec = await race.spec()
         assert (spec.holder_identity, spec.lease_duration_seconds, spec.lease_transitions) == ("a", 15, 0)
         assert spec.renew_time is not None
+        assert spec.acquire_time is not None
+        assert (race.clock.now() - spec.acquire_time).total_seconds() == 60, "since when it leads"
         assert (race.clock.now() - spec.renew_time).total_seconds() <= 2
         first.cancel()
         await race.clock.advance(5)  # it released the Lease: nobody waits out its duration

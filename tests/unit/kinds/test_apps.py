@@ -31,6 +31,11 @@ def test_deployment_defaults() -> None:
     assert "enableServiceLinks" not in spec["template"]["spec"]
 
 
+def test_a_number_of_pods_may_be_more_than_a_hundred() -> None:
+    strategy = {"rollingUpdate": {"maxUnavailable": 150, "maxSurge": "150%"}}
+    assert create_errors(DEPLOYMENT, workload(strategy=strategy)) == []
+
+
 def test_zero_is_kept() -> None:
     spec = made(DEPLOYMENT, workload(replicas=0, revisionHistoryLimit=0, strategy={"rollingUpdate": {"maxSurge": 0}}))
     assert spec["spec"]["replicas"] == spec["spec"]["revisionHistoryLimit"] == 0

@@ -244,6 +244,12 @@ REST: list[tuple[Tree, list[str]]] = [
       "type is Localhost")]),
     (pod(hostAliases=[{"ip": "x", "hostnames": ["a"]}]),
      ['spec.hostAliases[0].ip: Invalid value: "x": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)']),
+    (pod_with(volumeMounts=[{"mountPath": "/a"}]),
+     ["spec.containers[0].volumeMounts[0].name: Required value",
+      'spec.containers[0].volumeMounts[0].name: Not found: ""']),
+    ({**pod(), "metadata": {**pod()["metadata"], "annotations": {"kubernetes.io/config.mirror": "x"}}},
+     [('metadata.annotations[kubernetes.io/config.mirror]: Invalid value: "x": must set spec.nodeName if mirror pod '
+      "annotation is set")]),
     (pod(overhead={"cpu": "-1"}),
      ['spec.overhead.limits[cpu]: Invalid value: "-1": must be greater than or equal to 0']),
     (pod(hostname="a.b"), ['spec.hostname: Invalid value: "a.b": must not contain dots']),
