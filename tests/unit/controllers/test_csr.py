@@ -63,7 +63,8 @@ def test_what_signers_refuse() -> None:
     assert not plans.complaint(plans.CLIENT, USAGES, user)
     assert "system:masters" in plans.complaint(plans.CLIENT, USAGES, plans.Wish(ca.Identity("x", ("system:masters",))))
     assert plans.complaint(plans.CLIENT, USAGES, plans.Wish(NODE))
-    assert plans.complaint(plans.CLIENT, ["server auth"], user)
+    for usages in (["server auth"], ["digital signature"], [*USAGES, "server auth"], []):
+        assert "usages did not match [client auth]" in plans.complaint(plans.CLIENT, usages, user)
     serving = ["digital signature", "server auth"]
     assert not plans.complaint(plans.NODE_SERVING, serving, plans.Wish(NODE, ("10.0.0.1",)))
     assert plans.complaint(plans.NODE_SERVING, serving, plans.Wish(NODE))
