@@ -48,6 +48,11 @@ class PodRules:
         async with self._lock:
             await self._firewall.update(await self._chains())
 
+    async def update_host_ports(self) -> None:
+        """Write those alone: for a process that knows less of the rest than the agent does."""
+        async with self._lock:
+            await self._firewall.update([chain for chain in await self._chains() if chain.name == rules.HOSTPORTS])
+
     async def check(self) -> None:
         """Put back what others took away or changed."""
         async with self._lock:

@@ -168,7 +168,7 @@ class _Commands:
 
     def _write_host_ports(self, network: description.Description, lease: Lease) -> None:
         with self._one_at_a_time():
-            asyncio.run(self._rules(network).update())
+            asyncio.run(self._rules(network).update_host_ports())
         ports = [port.host_port for port in lease.host_ports if port.protocol == "UDP"]
         if ports:
             conntrack.forget_udp(ports)

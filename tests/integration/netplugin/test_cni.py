@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,16 @@ class Plugin:
 
 def state(tmp_path: Path) -> list[str]:
     return sorted(path.name for path in (tmp_path / "sampan").glob("10.*"))
+
+
+def test_the_first_ones_at_once_make_one_network(tmp_path: Path, pids: list[int]) -> None:
+    plugin = Plugin(tmp_path, podCIDR="10.42.1.0/24")
+    with ThreadPoolExecutor(2) as pool:
+        added = [pool.submit(plugin, "ADD", f"c{pid}", pid) for pid in pids]
+        assert len({one.result()["ips"][0]["address"] for one in added}) == 2
+    for table in ("nat", "filter"):
+        rules = run(["iptables", "-t", table, "-S"]).splitlines()
+        assert len(rules) == len(set(rules))
 
 
 def test_a_container_s_life(tmp_path: Path, pids: list[int]) -> None:
