@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -245,7 +246,9 @@ async def test_another_backend_takes_the_device_away(tmp_path: Path) -> None:
 
 
 async def test_a_smaller_underlay_makes_smaller_pods(nodes: list[Host], pids: list[int]) -> None:
-    await nodes[0].pod(1, pids[0])
+    """And those that are there already are told."""
+    for node, pid in zip(nodes, pids, strict=False):
+        await node.pod(1, pid)
     await nodes[0].call("watch")
     nodes[0].ip("link set up0 mtu 1400")
 
@@ -254,6 +257,18 @@ async def test_a_smaller_underlay_makes_smaller_pods(nodes: list[Host], pids: li
         return links.get("sampan.1") == links.get("sampan0") == 1350
 
     await until(followed)
+    with open_socket(pids[0], kind=socket.SOCK_DGRAM) as sender:
+        sender.setsockopt(socket.IPPROTO_IP, 10, 2)  # IP_MTU_DISCOVER, IP_PMTUDISC_DO: never in fragments
+        sender.connect(("10.42.2.2", 9000))
+
+        async def told() -> bool:
+            try:
+                sender.send(bytes(1400))
+            except OSError as error:
+                return error.errno == errno.EMSGSIZE
+            return False
+
+        await until(told)
 
 
 async def test_docker_cuts_no_pod_off(nodes: list[Host], pids: list[int]) -> None:
