@@ -46,7 +46,7 @@ def test_environment(space: Space) -> None:
                 {"name": "UID_", **field("metadata.uid")}, {"name": "TIER", **field("metadata.labels['tier']")},
                 {"name": "NODE", **field("spec.nodeName")}, {"name": "IP", **field("status.podIP")},
                 {"name": "HOST", **field("status.hostIP")}, {"name": "CPU", **amount("limits.cpu")},
-                {"name": "MEMORY", **amount("limits.memory")}]})
+                {"name": "MEMORY", **amount("limits.memory")}, {"name": "DISK", **amount("limits.ephemeral-storage")}]})
     pod = space.ready("one")[0]
     output = space("logs", "one")
     seen = dict(line.split("=", 1) for line in output.splitlines() if "=" in line)
@@ -56,6 +56,7 @@ def test_environment(space: Space) -> None:
               "IP": pod["status"]["podIP"], "HOST": NODE_IP, "CPU": "1", "MEMORY": str(32 << 20), "HOSTNAME": "one",
               "KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "443"}
     assert {key: seen.get(key) for key in wanted} == wanted
+    assert int(seen["DISK"]) > 1 << 20, "a limit that is not set is what the node has"
 
 
 @pytest.mark.parametrize(("fields", "text"), [
@@ -77,7 +78,7 @@ def test_volumes(space: Space, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("from the host\n")
     space.create(config_map("settings", **{"a.conf": "one", "b.conf": "two"}), secret("keys", key="shh"))
     space.pod("one", containers=[
-        box("app", volumeMounts=[*mounts("disk", "memory", "settings", "keys", "host", "made"),
+        box("app", volumeMounts=[*mounts("disk", "memory", "settings", "keys", "host", "made", "bare"),
                                  {"name": "settings", "mountPath": "/etc/b.conf", "subPath": "b.conf"},
                                  {"name": "disk", "mountPath": "/part", "subPathExpr": "$(NAME)"}],
             env=[{"name": "NAME", "value": "sub"}]),
@@ -87,13 +88,15 @@ def test_volumes(space: Space, tmp_path: Path) -> None:
                  {"name": "settings", "configMap": {"name": "settings", "defaultMode": 0o440}},
                  {"name": "keys", "secret": {"secretName": "keys", "items": [{"key": "key", "path": "deep/key"}]}},
                  {"name": "host", "hostPath": {"path": str(tmp_path), "type": "Directory"}},
-                 {"name": "made", "hostPath": {"path": f"{tmp_path}/made", "type": "DirectoryOrCreate"}}])
+                 {"name": "made", "hostPath": {"path": f"{tmp_path}/made", "type": "DirectoryOrCreate"}},
+                 {"name": "bare", "hostPath": {"path": f"{tmp_path}/bare/deep"}}])
     uid = space.ready("one")[0]["metadata"]["uid"]
     space.run("one", "sh", "-c", "echo shared > /disk/file; echo x > /part/y; echo made > /made/file")
     assert space.run("one", "cat", "/disk/file", "/disk/sub/y", container="other") == "shared\nx\n"
     assert space.run("one", "cat", "/settings/a.conf", "/etc/b.conf", "/keys/deep/key", "/host/file") == (
         "onetwoshhfrom the host\n")
     assert (tmp_path / "made/file").read_text() == "made\n"
+    assert (tmp_path / "bare/deep").is_dir()
     assert space.run("one", "stat", "-L", "-c", "%a", "/settings/a.conf") == "440\n"
     assert "tmpfs" in space.run("one", "grep", " /memory ", "/proc/mounts")
     assert "8192k" in space.run("one", "grep", " /memory ", "/proc/mounts")
