@@ -113,6 +113,36 @@ async def test_srv_answers_bring_the_addresses_along() -> None:
     assert sorted((rrset.name.to_text(), rrset[0].to_text()) for rrset in answer.additional) == [
         (f"10-244-2-7.db.default.{ZONE}.", "10.244.2.7"), (f"db-0.db.default.{ZONE}.", "10.244.1.5"),
         (f"db-1.db.default.{ZONE}.", "10.244.2.6")]
+    for name, kind, address in ((f"_http._tcp.web.default.{ZONE}", "SRV", "10.96.7.7"),
+                                ("cluster.local", "NS", "10.96.0.10")):
+        (rrset,) = (await Bench().ask(name, kind)).additional
+        assert rrset[0].to_text() == address
+
+
+async def test_of_a_headless_service_s_ports_each_has_its_own_srv_records() -> None:
+    bench = Bench()
+    bench.view.put(resources.SERVICES, service("two", "None"))
+    bench.view.put(resources.ENDPOINTSLICES, endpoints(
+        "two", {"ip": "10.244.1.5", "hostname": "a"}, ports=[{"name": "sql", "port": 1}, {"name": "http", "port": 2}]))
+    name = f"_http._tcp.two.default.{ZONE}"
+    assert values(await bench.ask(name, "SRV")) == [f"{name} SRV 0 100 2 a.two.default.{ZONE}."]
+    whole = f"two.default.{ZONE}"
+    assert values(await bench.ask(whole, "SRV")) == [f"{whole} SRV 0 50 1 a.{whole}.", f"{whole} SRV 0 50 2 a.{whole}."]
+
+
+@pytest.mark.parametrize("name", ["7.7.96.10.example.com", "7.7.96.10.ip6.arpa", "7.96.10.in-addr.arpa",
+                                  ".".join([*"9" + "0" * 29 + "df", "example.com"])])
+async def test_what_only_looks_like_an_address_is_asked_of_others(name: str) -> None:
+    bench = Bench()
+    await bench.ask(name, "PTR")
+    assert bench.exchange.asked
+
+
+async def test_an_address_is_the_service_s_own_before_it_is_an_endpoint() -> None:
+    bench = Bench()
+    bench.view.put(resources.ENDPOINTSLICES, endpoints("web", {"ip": "10.96.8.8"}, name="by-hand"))
+    answer = await bench.ask("8.8.96.10.in-addr.arpa", "PTR")
+    assert values(answer) == [f"8.8.96.10.in-addr.arpa PTR plain.default.{ZONE}."]
 
 
 async def test_the_question_comes_back_in_its_own_letters() -> None:
