@@ -108,6 +108,21 @@ def test_what_the_hosts_are_told(site: Site) -> None:
     assert site.node.run("firewall-cmd --permanent --zone=trusted --list-sources").out == "10.244.0.0/16\n"
 
 
+METRICS = """
+import ssl, urllib.request
+context = ssl._create_unverified_context()
+context.load_cert_chain("/var/lib/sampan/master/pki/admin.crt", "/var/lib/sampan/master/pki/admin.key")
+print(urllib.request.urlopen("https://127.0.0.1:6443/api/v1/nodes/master/proxy/metrics", context=context,
+                             timeout=60).read().decode())
+"""
+
+
+def test_the_agent_s_walls_let_it_measure_its_host(site: Site) -> None:
+    told = site.master.run(f"/opt/sampan/venv/bin/python -c {shlex.quote(METRICS)}").out
+    for name in ("node_timex_sync_status", "node_cpu_seconds_total", "node_filesystem_avail_bytes", "node_load1"):
+        assert re.search(rf"^{name}\b", told, re.MULTILINE), name
+
+
 def doctor(host: SystemdHost) -> tuple[int, list[dict[str, Any]]]:
     """The exit code of `sampan doctor`, and what it tells that is not well."""
     done = host.run("sampan doctor -o json 2>/dev/null", check=False)

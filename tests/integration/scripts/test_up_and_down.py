@@ -45,6 +45,7 @@ def test_from_a_bare_host_and_back(manager: Literal["apt-get", "dnf"], expected:
             assert "Nothing had to be changed." in second.stdout
             installed = [line for line in host.asked[len(asked):] if " install " in line]
             assert all("kubectl" in line or "curl" in line for line in installed), "kubectl is looked for again"
+            newer_version_takes_over(host)
 
             down = host.run(DOWN)
             assert down.returncode == 0, down.stdout + down.stderr
@@ -62,6 +63,22 @@ def test_from_a_bare_host_and_back(manager: Literal["apt-get", "dnf"], expected:
         left = [path for path in ("/opt/sampan", "/etc/sampan", "/var/lib/sampan", "/run/sampan", "/var/log/sampan",
                                   "/usr/local/bin/sampan") if host.run("test", "-e", path).returncode == 0]
         assert left == []
+
+
+def newer_version_takes_over(host: Host) -> None:
+    """Without systemd, too: master and agent are started anew, and no container is."""
+    def process(name: str) -> str:
+        """What the supervisor of a service keeps running."""
+        return host.run("sh", "-c", f"cat /proc/$(cat /run/sampan/{name}.pid)/task/*/children").stdout.strip()
+
+    names = ("master", "agent")
+    containers, before = host.run("docker", "ps", "-q").stdout, {name: process(name) for name in names}
+    assert host.run("sh", "-c", "echo older >/opt/sampan/source-hash").returncode == 0
+    result = host.run(UP)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "Sampan and its dependencies … into /opt/sampan" in result.stdout
+    assert all(before[name] and process(name) not in ("", before[name]) for name in names)
+    assert host.run("docker", "ps", "-q").stdout == containers
 
 
 def test_a_failure_says_what_to_do(wheels: Path) -> None:
