@@ -17,6 +17,8 @@ from sampan.loop.backoff import Backoff
 _CHUNK = 64 * 1024
 _TRIES = 12
 """How often a log that is followed is tried again where the engine does not answer: about half a minute."""
+_RECENT = 1000
+"""Lines that are known again when Docker gives them twice."""
 
 
 @dataclass(slots=True)
@@ -236,7 +238,7 @@ class _Seen:
         self.last = ""
         self._count = 0  # lines given out with the time `last`
         self._skip = 0
-        self._newest: dict[StreamName, LogLine] = {}
+        self._recent: dict[int, None] = {}  # hashes of whole lines, the oldest first
 
     def reopened(self) -> None:
         """The log is read again from `last` on, that time's lines included."""
@@ -248,11 +250,15 @@ class _Seen:
             self._skip -= 1
             return False
         self._skip = 0
-        # When the file is rotated, Docker's follow repeats its last line, to the nanosecond. Parts of a long line
-        # have one time, and may be equal, but do not end with a line break.
-        if line.data.endswith(b"\n") and self._newest.get(line.stream) == line:
-            return False
-        self._newest[line.stream] = line
+        # When the file is rotated, a busy Docker's follow may read the new one twice: lines come again, to the
+        # nanosecond. Parts of a long line have one time, and may be equal, but do not end with a line break.
+        if line.data.endswith(b"\n"):
+            known = hash(line)
+            if known in self._recent:
+                return False
+            self._recent[known] = None
+            if len(self._recent) > _RECENT:
+                del self._recent[next(iter(self._recent))]
         self._count = self._count + 1 if line.time == self.last else 1
         self.last = line.time
         return True

@@ -79,6 +79,15 @@ def test_a_log_read_again_gives_each_line_once() -> None:
         assert taken == lines
 
 
+def test_lines_that_rotation_repeats_are_dropped() -> None:
+    """Docker under load reads the new file twice from its beginning."""
+    seen = _Seen()
+    lines = [LogLine("stdout", str(time), f"{time}\n".encode()) for time in range(1000, 3000)]
+    repeated = [*lines[:1002], *lines[1000:], *lines[-900:]]
+    assert [line for line in repeated if seen.is_new(line)] == lines
+    assert len(seen._recent) <= 1000
+
+
 def test_a_line_that_rotation_repeats_is_dropped() -> None:
     seen = _Seen()
     line = LogLine("stdout", "1", b"a\n")
