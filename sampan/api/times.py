@@ -28,7 +28,7 @@ class Time(datetime):
         return cls.of(instant)
 
     def __str__(self) -> str:
-        return self.strftime("%Y-%m-%dT%H:%M:%SZ")
+        return self.replace(tzinfo=None).isoformat(timespec="seconds") + "Z"  # strftime pads no year below 1000
 
 
 class MicroTime(datetime):
@@ -49,4 +49,4 @@ class MicroTime(datetime):
         return cls.of(instant)
 
     def __str__(self) -> str:
-        return self.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        return self.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"

@@ -16,6 +16,7 @@ import msgspec
 
 from master.apiserver.protobuf.fields import Field, message, message_of
 from sampan.api.errors import bad_request
+from sampan.api.times import MicroTime, Time
 
 Tree = dict[str, Any]
 
@@ -149,7 +150,7 @@ def _time(data: bytes, *, micro: bool) -> Any:
         instant = _EPOCH + timedelta(seconds=seconds, microseconds=nanos // 1000)
     except OverflowError as error:
         raise _Malformed("a time is out of range") from error
-    return instant.strftime("%Y-%m-%dT%H:%M:%S.%fZ" if micro else "%Y-%m-%dT%H:%M:%SZ")
+    return str(MicroTime.of(instant) if micro else Time.of(instant))
 
 
 def _json(data: bytes) -> Any:
