@@ -155,7 +155,17 @@ def leftovers(cluster: ClusterHandle) -> list[str]:
 
 
 def strays(cluster: ClusterHandle, uids: Collection[str]) -> list[str]:
-    """What is on the node of a running cluster that belongs to none of the pods with these UIDs, or twice to one."""
+    """What is on the node of a running cluster that belongs to none of the pods with these UIDs, or twice to one.
+
+    It is still being taken away, perhaps: look again for less.
+    """
+    try:
+        return _strays(cluster, uids)
+    except FileNotFoundError as error:
+        return [f"{error.filename}, which went while it was looked at"]
+
+
+def _strays(cluster: ClusterHandle, uids: Collection[str]) -> list[str]:
     listed = cluster.docker("ps", "-a", "--no-trunc", "--filter", f"label=sampan.node={NODE}", "--format",
                             '{{.ID}} {{.State}} {{.Label "io.kubernetes.pod.uid"}} '
                             '{{.Label "io.kubernetes.container.name"}} {{.Names}}')

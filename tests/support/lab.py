@@ -239,12 +239,18 @@ def boxes_on(lab: LabHandle, node: str, namespace: str, name: str, container: st
 # What is left behind.
 
 def strays(lab: LabHandle, pods: Iterable[Json]) -> list[str]:
-    """What is on the nodes of a running lab that belongs to none of these pods, or twice to one."""
+    """What is on the nodes of a running lab that belongs to none of these pods, or twice to one.
+
+    It is still being taken away, perhaps: look again for less.
+    """
     of_node: dict[str, set[str]] = {}
     for pod in pods:
         of_node.setdefault(pod["spec"].get("nodeName", ""), set()).add(pod["metadata"]["uid"])
-    return [f"{node.name}: {what}" for node in lab.hosts.values()
-            for what in node_strays(lab, node, of_node.get(node.name, set()))]
+    try:
+        return [f"{node.name}: {what}" for node in lab.hosts.values()
+                for what in node_strays(lab, node, of_node.get(node.name, set()))]
+    except FileNotFoundError as error:
+        return [f"{error.filename}, which went while it was looked at"]
 
 
 def node_strays(lab: LabHandle, node: LabNode, uids: Collection[str]) -> list[str]:
