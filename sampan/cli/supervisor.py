@@ -36,10 +36,17 @@ class Supervisor:
         self._command = command
         self._log = log
         self._store = store
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._woken, self._wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._child = 0
         self._stopping = False
         self._restarting = False
+
+    def listen(self) -> None:
+        """Take signals. Each also writes to a pipe at once: one that comes right before a wait would not end it."""
+        signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self.stop)
+        signal.signal(signal.SIGHUP, self.restart)
 
     def stop(self, number: int, _frame: FrameType | None) -> None:
         """Signal handler: pass the signal on and start nothing more."""
@@ -81,9 +88,11 @@ class Supervisor:
         poll = select.poll()
         poll.register(process, select.POLLIN)
         poll.register(self._store.socket, select.POLLIN)
+        poll.register(self._woken, select.POLLIN)
         ended = False
         while not ended:
             ended = process in dict(poll.poll())
+            self._forget_wakes()
             self._store.receive()
         os.close(process)
         _, status = os.waitpid(child, 0)
@@ -107,14 +116,17 @@ class Supervisor:
         if self._child:
             with contextlib.suppress(ProcessLookupError):  # it ended, and is about to be waited for
                 os.kill(self._child, number)
-        os.eventfd_write(self._wake, 1)
 
     def _pause(self, seconds: float) -> None:
         """Sleep, but no longer than until a signal."""
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._wake)  # of signals before
+        self._forget_wakes()
         if not (self._stopping or self._restarting):
-            select.select([self._wake], [], [], seconds)
+            select.select([self._woken], [], [], seconds)
+
+    def _forget_wakes(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self._woken, 512):
+                pass
 
     def _write(self, line: str) -> None:
         with self._log.open("a") as log:
@@ -150,9 +162,7 @@ def main() -> None:
     take_output(arguments.log)
     store = FdStore(pidfile.with_suffix(".notify"))
     supervisor = Supervisor(command, arguments.log, store)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, supervisor.stop)
-    signal.signal(signal.SIGHUP, supervisor.restart)
+    supervisor.listen()
     temporary = pidfile.with_suffix(".new")
     temporary.write_text(f"{os.getpid()}\n")
     temporary.replace(pidfile)

@@ -75,13 +75,32 @@ def test_a_stored_socket_outlives_a_restart_and_a_crash_and_refuses_nobody(unit:
     assert "ended with code -9; again in 0.5 s" in unit.log.read_text()
 
 
-def test_stop_ends_the_pause_before_the_next_try(unit: Supervised) -> None:
-    start(unit, "/bin/false")
-    until(lambda: "again in 4.0 s" in unit.log.read_text())
-    started = time.monotonic()
-    assert unit.stop(30)
-    assert time.monotonic() - started < 3.5
-    assert not unit.pid
+PATIENT = """
+from sampan.cli import supervisor
+supervisor.Backoff = lambda **_: type("Long", (), {"delay": lambda self, failures: 100.0})()
+"""
+ELSEWHERE = """
+import os, signal, threading, time
+mask, leave = signal.pthread_sigmask, os.setsid
+def listen():
+    mask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    time.sleep(100)
+os.setsid = lambda: (leave(), threading.Thread(target=listen, daemon=True).start())
+mask(signal.SIG_BLOCK, {signal.SIGTERM})
+signal.pthread_sigmask = lambda *_: None
+"""
+"""The signal reaches another thread, so it interrupts no wait; as one that comes right before the wait."""
+
+
+@pytest.mark.parametrize("circumstances", ["", ELSEWHERE])
+def test_stop_ends_the_pause_before_the_next_try(tmp_path: Path, unit: Supervised, circumstances: str) -> None:
+    script = tmp_path / "patient.py"
+    script.write_text(f"{circumstances}{PATIENT}supervisor.main()\n")
+    launch = unit.launch(["/bin/false"])
+    subprocess.run([sys.executable, str(script), *launch[launch.index("--pidfile"):]], check=True, timeout=60)
+    until(lambda: "again in 100.0 s" in unit.log.read_text())
+    os.kill(unit.pid, signal.SIGTERM)
+    until(lambda: not unit.pid)
 
 
 def test_a_stop_while_the_command_is_being_started_is_not_lost(tmp_path: Path, unit: Supervised) -> None:
