@@ -30,7 +30,6 @@ from agent.pods.hooks import POST_START_LIMIT, run_hook
 from agent.pods.memory import Memory
 from agent.pods.model import Connection, Desired
 from agent.pods.observe import Observer
-from agent.pods.probing import initial_health
 from agent.pods.resources import container_limits, pod_limits, qos_class
 from agent.pods.rooms import Rooms
 from agent.probes.protocol import ProbeTarget
@@ -269,6 +268,8 @@ class Actions:
 
     async def _start_container(self, name: str, container_id: str) -> None:
         container = self._spec(name)
+        if container.lifecycle and container.lifecycle.post_start:
+            self._memory.starting.add(container_id)  # before it runs: somebody else may be the first to see it run
         try:
             box = await self._started(container_id)
         except EngineUnavailable:
@@ -280,9 +281,6 @@ class Actions:
             raise StepFailed("RunContainerError", message, initial=1.0, maximum=1.0) from error
         if box is None:
             return
-        self._memory.health[container_id] = initial_health(container)
-        if container.lifecycle and container.lifecycle.post_start and box.running:
-            self._memory.starting.add(container_id)
         self.tell("Normal", "Started", f"Started container {name}", name)
 
     async def _post_start(self, name: str, container_id: str) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
+from agent.engine.protocol import Container
 from agent.probes.protocol import ProbeResult, ProbeTarget
 from netplugin.protocol import NetworkError
 from sampan.api.types import core_v1
@@ -75,6 +78,39 @@ async def test_a_pod_that_ends_before_it_has_started_is_never_ready(world: World
         await world.advance(10)
         assert world.prober.runs == []
         assert not world.status(pod).container_statuses[0].ready
+
+
+async def test_a_container_that_is_first_seen_running_in_a_list(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The list of all containers may overtake the look that follows a start: what probes have said by then holds, and
+    a postStart hook holds them up from the start."""
+    looked, inspect = asyncio.Event(), world.engine.inspect
+
+    async def slow(container_id: str) -> Container:
+        box = await inspect(container_id)
+        if box.running and box.labels["io.kubernetes.container.name"] != "POD":
+            await looked.wait()
+        return box
+
+    monkeypatch.setattr(world.engine, "inspect", slow)
+    probe = {"tcpSocket": {"port": 80}, "periodSeconds": 1}
+    async with world.agent():
+        plain = world.create(make_pod(containers=[
+            {"name": "app", "image": "app:1", "command": ["pause"], "readinessProbe": probe}]))
+        hooked = world.create(make_pod("hooked", containers=[
+            {"name": "hook", "image": "app:1", "command": ["pause"], "readinessProbe": probe,
+             "lifecycle": {"postStart": {"sleep": {"seconds": 300}}}}]))
+        await world.settle()
+        await world.advance(120)
+        assert world.status(plain).container_statuses[0].ready
+        assert not world.status(hooked).container_statuses[0].ready
+        looked.set()
+        await world.settle()
+        await world.advance(10)
+        assert world.status(plain).container_statuses[0].ready
+        assert not world.status(hooked).container_statuses[0].ready
+        assert set(world.prober.runs) == {"app"}
+        await world.advance(300)
+        assert world.status(hooked).container_statuses[0].ready
 
 
 async def test_a_period_is_from_one_beginning_to_the_next(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
