@@ -59,7 +59,7 @@ class NodeLifecycleController(Controller[str]):
         self._leases = deps.informers.get(LEASES)
         self._pods.add_indexer("node", _node_of)
         self._signs: dict[str, _Signs] = {}
-        self._marked: set[str] = set()  # nodes whose pods have been marked since they stopped being ready
+        self._marked: set[str] = set()  # nodes whose pods have been marked since they fell silent
         self._turns: dict[tuple[str, str], _Turn] = {}  # by zone
         self._all_lost = False
         self._nodes.add_handler(self._node_changed)
@@ -123,9 +123,10 @@ class NodeLifecycleController(Controller[str]):
         else:
             self.queue.add_after(key, grace - silent + 0.5)
         ready = find(node.status.conditions, "Ready")
-        if ready is not None and ready.status == "True":
+        # A node that says itself that it is not ready also says how its pods are; for a silent one they are marked.
+        if ready is None or ready.status != "Unknown":
             self._marked.discard(key)
-        elif ready is not None and key not in self._marked:
+        elif key not in self._marked:
             await self._mark_pods(node)
             self._marked.add(key)
         taints = plans.wanted_taints(node, self.deps.clock.now(), self._evicting(node))

@@ -244,6 +244,18 @@ async def test_a_silent_node_is_lost_and_found() -> None:
         assert world.client.count("list", LEASES.plural) == 1
 
 
+async def test_a_node_that_says_that_it_is_not_ready_speaks_for_its_pods() -> None:
+    world = World()
+    world.client.put(node())
+    world.client.put(pod("p", node="n1", ready=True))
+    async with world.running(NodeLifecycleController):
+        for word, ready in (("False", True), ("Unknown", False)):
+            world.client.put(node("n1", word))
+            await world.settle()
+            await look(world, 1)
+            assert is_ready(await world.client.get(PODS, "p", "default")) is ready
+
+
 async def test_heartbeats_cost_no_requests() -> None:
     world = World()
     world.client.put(node())
