@@ -201,6 +201,7 @@ class Actions:
             raise StepFailed(error.reason, str(error), initial=error.retry, maximum=error.retry) from error
         if needs_image_user(self._pod, container):
             image = await self._rooms.images.local(image.id, fresh=True) or image
+            self._memory.image_users[name] = image.user
             try:
                 check_non_root(self._pod, container, image)
             except ConfigFailure as error:
@@ -244,7 +245,7 @@ class Actions:
         return container_spec(pod, container, Ingredients(
             rooms.node.name, step.attempt, step.backoff, sandbox.id,
             rooms.cgroups.parent(pod.metadata.uid, qos_class(pod)), rooms.memory_capacity, environment, mounts,
-            message_file, rooms.oom_floor.value))
+            message_file, rooms.oom_floor.value, memory.image_users.get(container.name, "")))
 
     async def _mounts(self, container: core_v1.Container, variables: Mapping[str, str],
                       volumes: Mapping[str, PreparedVolume], message_file: str) -> list[Mount]:

@@ -38,6 +38,7 @@ class Ingredients:
     mounts: Sequence[Mount] = ()
     message_file: str = ""
     oom_floor: int = -1000
+    image_user: str = ""
 
 
 def sandbox_spec(pod: core_v1.Pod, image: str, node: str, attempt: int, cgroup_parent: str,
@@ -71,8 +72,9 @@ def container_spec(pod: core_v1.Pod, container: core_v1.Container, parts: Ingred
         env=dict(parts.environment),
         labels=labels.container_labels(pod, container, parts.node, attempt=parts.attempt, backoff=parts.backoff,
                                        sandbox_id=parts.sandbox_id, message_file=parts.message_file),
-        mounts=parts.mounts, working_dir=container.working_dir or "", user=_user(security, pod_security),
-        groups=groups, network_mode=infra, ipc_mode="host" if pod.spec.host_ipc else infra,
+        mounts=parts.mounts, working_dir=container.working_dir or "",
+        user=_user(security, pod_security, parts.image_user), groups=groups,
+        network_mode=infra, ipc_mode="host" if pod.spec.host_ipc else infra,
         pid_mode="host" if pod.spec.host_pid else infra if pod.spec.share_process_namespace else "",
         uts_mode="host" if pod.spec.host_network else "", cgroup_parent=parts.cgroup_parent,
         limits=with_changes(limits, oom_score_adj=max(limits.oom_score_adj, parts.oom_floor)),
@@ -122,20 +124,18 @@ def check_non_root(pod: core_v1.Pod, container: core_v1.Container, image: Image)
 
 
 def needs_image_user(pod: core_v1.Pod, container: core_v1.Container) -> bool:
-    """Whether the image's user matters for runAsNonRoot."""
-    security = container.security_context or core_v1.SecurityContext()
-    pod_security = pod.spec.security_context or core_v1.PodSecurityContext()
-    return bool(security.run_as_non_root if security.run_as_non_root is not None else pod_security.run_as_non_root)
+    """Whether the image's user matters: runAsNonRoot looks at it, and a group alone goes with it."""
+    contexts = [context for context in (container.security_context, pod.spec.security_context) if context]
+    return any(context.run_as_non_root or context.run_as_group is not None for context in contexts)
 
 
-def _user(security: core_v1.SecurityContext, pod_security: core_v1.PodSecurityContext) -> str:
+def _user(security: core_v1.SecurityContext, pod_security: core_v1.PodSecurityContext, image_user: str) -> str:
     user = security.run_as_user if security.run_as_user is not None else pod_security.run_as_user
     group = security.run_as_group if security.run_as_group is not None else pod_security.run_as_group
-    if user is None:
-        if group is not None:
-            raise ConfigFailure("runAsGroup is specified without a runAsUser")
-        return ""
-    return str(user) if group is None else f"{user}:{group}"
+    name = image_user.partition(":")[0] or "0"
+    if group is None:
+        return "" if user is None else str(user)
+    return f"{name if user is None else user}:{group}"
 
 
 def _security_options(security: core_v1.SecurityContext, pod_security: core_v1.PodSecurityContext) -> tuple[str, ...]:

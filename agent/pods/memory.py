@@ -42,6 +42,7 @@ class Memory:
         self.cgroup_ready = False
         self.cgroup_exists = False
         self.images: set[str] = set()
+        self.image_users: dict[str, str] = {}
         self.health: dict[str, Health] = {}
         self.starting: set[str] = set()
         self.hook_failed: set[str] = set()

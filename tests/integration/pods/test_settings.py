@@ -180,6 +180,7 @@ def test_host_ports(space: Space) -> None:
 
 @pytest.mark.parametrize(("pod_wide", "fields", "command", "output"), [
     ({"runAsUser": 1000, "runAsGroup": 1000}, {}, "id -u; id -g", "1000\n1000\n"),
+    ({"runAsGroup": 1000}, {}, "id -u; id -g", "0\n1000\n"),
     ({"runAsUser": 1000}, {"runAsUser": 65534}, "id -u", "65534\n"),
     ({"supplementalGroups": [4242], "fsGroup": 777}, {}, "id -G | tr ' ' '\\n' | grep -c -e 4242 -e 777", "2\n"),
     ({}, {"readOnlyRootFilesystem": True}, "touch /x 2>&1 | grep -o Read-only", "Read-only\n"),

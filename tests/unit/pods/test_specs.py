@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from agent.pods.model import Attempt
 from agent.pods.resources import container_limits, oom_score, pod_limits, qos_class, quota, shares
 from netplugin.protocol import HostPort
 from sampan.api.types import core_v1
-from tests.support.pods import make_pod
+from tests.support.pods import World, make_pod
 
 PARTS = Ingredients("node-1", 0, 0.0, "infra", "/kubepods/podx", 8 << 30)
 
@@ -123,10 +124,19 @@ def test_an_app_container() -> None:
     assert attempt.hash == labels.container_hash(pod.spec.containers[0])
 
 
-def test_groups_need_a_user() -> None:
-    pod = make_pod(containers=[{"name": "app", "image": "a", "securityContext": {"runAsGroup": 5}}])
-    with pytest.raises(ConfigFailure, match="runAsGroup is specified without a runAsUser"):
-        container_spec(pod, pod.spec.containers[0], PARTS)
+@pytest.mark.parametrize(("image_user", "user"), [("", "0:5"), ("app", "app:5"), ("1000:1000", "1000:5")])
+def test_a_group_alone_goes_with_the_images_user(image_user: str, user: str) -> None:
+    pod = make_pod(containers=[{"name": "app", "image": "a"}], securityContext={"runAsGroup": 5})
+    assert container_spec(pod, pod.spec.containers[0], replace(PARTS, image_user=image_user)).user == user
+
+
+async def test_the_images_user_is_looked_up_for_it(world: World) -> None:
+    world.engine.add_image("app:3", user="7:8", command=["pause"])
+    async with world.agent():
+        world.create(make_pod(containers=[{"name": "app", "image": "app:3"}], securityContext={"runAsGroup": 5}))
+        await world.settle()
+        box = await world.running("app")
+        assert world.engine.specs[box.id].user == "7:5"
 
 
 @pytest.mark.parametrize(("security", "user", "refusal"), [
