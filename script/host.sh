@@ -126,7 +126,9 @@ remove_system_files() {
 }
 
 FIREWALL_SERVICES=(sampan-master sampan-node)
-POD_CIDR=${SAMPAN_POD_CIDR:-10.244.0.0/16}
+# What this host was set up with counts: script/down is told nothing.
+POD_CIDR=${SAMPAN_POD_CIDR:-$(sed -n 's/^pod-cidr: *//p' /etc/sampan/agent.yaml 2>/dev/null || true)}
+POD_CIDR=${POD_CIDR:-10.244.0.0/16}
 
 firewalld_runs() { command -v firewall-cmd >/dev/null && firewall-cmd --state >/dev/null 2>&1; }
 

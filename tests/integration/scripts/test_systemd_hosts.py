@@ -370,5 +370,6 @@ def test_script_down_takes_a_node_out_and_leaves_nothing(site: Site) -> None:
         "docker ps -aq; ip -o link | grep -e sampan -e smp; iptables-save | grep -e KUBE -e SAMPAN; "
         "ls -d /etc/sampan /opt/sampan /run/sampan /var/lib/sampan/agent /etc/systemd/system/sampan* "
         "/etc/sysctl.d/*sampan* /etc/modules-load.d/sampan* /etc/firewalld/services/sampan* 2>/dev/null; "
-        "firewall-cmd --list-services | grep sampan; mount | grep sampan | grep -v sampan-source", check=False).out
+        "firewall-cmd --list-services | grep sampan; firewall-cmd --permanent --zone=trusted --list-sources | grep .; "
+        "mount | grep sampan | grep -v sampan-source", check=False).out
     assert left == ""
