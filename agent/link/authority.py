@@ -6,6 +6,7 @@ on the line that is open anyway, so that neither costs the agent an HTTP client.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ REMEMBERED = 512
 """Verdicts kept at most: callers of a node's port are few."""
 LONGEST_PATH = 500
 """Characters up to which a path is kept: callers choose it."""
+_ENDED = "the connection to the master has just ended"
 
 
 class AuthorityError(Exception):
@@ -161,6 +163,11 @@ class LinkAuthority:
                 raise AuthorityRefused(words) from error
             raise AuthorityError(words) from error
         except grpc.aio.UsageError as error:  # the connection was closed between our look and the call
-            raise AuthorityError("the connection to the master has just ended") from error
+            raise AuthorityError(_ENDED) from error
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise AuthorityError(_ENDED) from error  # it was closed meanwhile, which cancels its calls, not us
         assert isinstance(reply, kind)
         return reply
