@@ -65,8 +65,8 @@ class CacheWatch:
         self._wake()
 
     def mark(self) -> None:
-        """Tell the reader by a bookmark how far it has come."""
-        if self._cache.revision >= 0:
+        """Tell the reader by a bookmark how far it has come; not one who was told too little, because it was slow."""
+        if not self._ended and self._cache.revision >= 0:
             self.push(self._cache.bookmark())
 
     def end(self) -> None:

@@ -93,7 +93,8 @@ class Watches:
         """End every watch as if its time were over."""
         now = asyncio.get_running_loop().time()
         for timeout in list(self._timeouts):
-            timeout.reschedule(now)
+            if not timeout.expired():  # its task may not have run since: it ends by itself
+                timeout.reschedule(now)
 
     async def serve(self, request: web.BaseRequest, info: RequestInfo, served: Served, selection: Selection,
                     media: Media) -> web.StreamResponse:

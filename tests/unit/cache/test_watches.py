@@ -209,6 +209,22 @@ async def test_a_slow_reader_gets_what_was_kept_and_then_the_end(store: MemorySt
         await fast.aclose()
 
 
+async def test_no_bookmark_hides_what_a_slow_reader_has_missed(store: MemoryStore) -> None:
+    """The bookmark before a watch's time is over comes by a timer, which the watch's end does not stop."""
+    writer = Writer(store)
+    async with running(store, watch_buffer=3) as cache:
+        slow, fast = await cache.watch("0", bookmarks=True), await cache.watch("0")
+        for number in range(6):
+            await writer.put(f"a/{number}")
+            await take(fast, 1)
+        slow.mark()
+        assert [event.revision for event in await slow.__anext__()] == [1, 2, 3, 4]
+        slow.mark()
+        with pytest.raises(StopAsyncIteration):
+            await slow.__anext__()
+        await fast.aclose()
+
+
 async def test_a_large_state_does_not_count_as_slowness(store: MemoryStore) -> None:
     writer = Writer(store)
     for number in range(1200):
