@@ -180,13 +180,13 @@ class Proxier:
     def _suspect_one(self, error: str) -> None:
         """Leave out the Service whose rules the kernel does not take (it may lack SCTP, say), when it fails twice.
 
-        It is tried again when it changes. The others must not wait for it.
+        It is tried again when it changes, or has changed meanwhile. The others must not wait for it.
         """
         names = set(_CHAIN.findall(error))
         found = next((key for key, record in self._records.items()
                       if any(chain.name in names for chain in record.entry.chains)
                       or any(rule in error for _, rule in record.entry.shared)), None)
-        if found is not None and found == self._suspect:
+        if found is not None and found == self._suspect and found not in self._dirty:
             log.error("Service %s/%s is left out: this node's kernel does not take its rules", *found)
             self._refused.add(found)
             found = None
@@ -216,8 +216,9 @@ class Proxier:
         self._observer.set(figures.LAST_SYNC, now.timestamp())
         if self._health:
             self._health.serve(record.health for record in self._records.values() if record.health)
-            if not self._dirty:
-                self._health.synced()
+            self._health.synced()
+            if self._dirty:  # these have come since it began
+                self._health.queued()
         self.synced.set()
         return took
 
@@ -228,6 +229,7 @@ class Proxier:
         node = self._facts()
         digests: dict[ChainId, int] = {}
         found: dict[ChainId, Rules] = {}
+        await self._tables.settle()  # before the look: what somebody changes from now on is seen by the next one
         async with contextlib.aclosing(self._tables.read()) as chains:
             async for chain, rules in chains:
                 if is_service_chain(chain):
@@ -252,7 +254,6 @@ class Proxier:
 
         self._records = after
         await self._apply(Changes(groups(), shared, remove))
-        await self._tables.settle()
         self._adopted = self._facts() == node  # else it has changed meanwhile
         # An endpoint may have gone while nobody was looking, so that all of UDP is looked at.
         await self._forget(before.values(), after.values())

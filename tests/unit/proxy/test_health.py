@@ -11,6 +11,7 @@ import pytest
 from agent.proxy.health import HealthPort, ProxyHealth
 from agent.proxy.model import ServiceKey
 from agent.server.http import Request
+from netplugin.tables import Edit
 from sampan.loop.clock import FakeClock
 from tests.support.proxier import World
 from tests.support.services import put, service, slice_of
@@ -49,6 +50,29 @@ async def test_changes_that_wait_too_long_make_the_proxy_unwell() -> None:
     assert not world.health.healthy
     await world.sync()
     assert world.health.healthy
+
+
+async def test_changes_that_never_end_leave_the_proxy_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is written soon, but while one is written the next one comes."""
+    clock, world = FakeClock(), World()
+    world.health = ProxyHealth(clock, "")
+    world.new()
+    put(world.view, service("web", "10.96.0.1"))
+    apply, count = world.tables.apply, 0
+
+    async def slow(edit: Edit) -> None:
+        nonlocal count
+        count += 1
+        await clock.advance(1)
+        put(world.view, slice_of("web", f"10.244.0.{count}"))
+        await apply(edit)
+
+    monkeypatch.setattr(world.tables, "apply", slow)
+    for _ in range(70):
+        await world.sync()
+    assert world.health.healthy
+    await clock.advance(61)
+    assert not world.health.healthy
 
 
 async def test_what_is_well_is_up_to_date() -> None:

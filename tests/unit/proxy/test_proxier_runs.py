@@ -12,7 +12,7 @@ from agent.proxy import proxier
 from agent.proxy.chains import SERVICES
 from netplugin.fake_tables import FakeTables
 from netplugin.protocol import NetworkError
-from netplugin.tables import ChainId, Rules, target
+from netplugin.tables import ChainId, Edit, Rules, target
 from sampan.api.types.discovery_v1 import EndpointPort
 from tests.support.proxier import World
 from tests.support.services import port, put, service, slice_of
@@ -59,6 +59,27 @@ async def test_a_service_that_the_kernel_does_not_take_is_left_out(backs: list[s
     world.tables.unknown = ""
     put(world.view, slice_of("bad", "10.244.0.3", ports=sctp))
     await world.sync()
+    world.check()
+
+
+async def test_a_service_that_changes_while_it_fails_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody takes out the port that the kernel does not know, while its old rules fail for the second time."""
+    world = World()
+    world.tables.unknown = "-m sctp"
+    put(world.view, service("bad", "10.96.0.1", port("s", 80, "SCTP")),
+        slice_of("bad", "10.244.0.1", ports=[EndpointPort(name="s", port=80, protocol="SCTP")]))
+    world.view.confirm()
+    apply, tries = world.tables.apply, 0
+
+    async def changed_meanwhile(edit: Edit) -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 2:
+            put(world.view, service("bad", "10.96.0.1"), slice_of("bad", "10.244.0.1"))
+        await apply(edit)
+
+    monkeypatch.setattr(world.tables, "apply", changed_meanwhile)
+    await running(world)
     world.check()
 
 
@@ -197,6 +218,34 @@ async def test_an_error_of_our_own_loses_no_change(monkeypatch: pytest.MonkeyPat
         with pytest.raises(TypeError):
             await world.sync()
     await world.sync()
+    world.check()
+
+
+@pytest.mark.parametrize("when", ["after it was read", "after it was written"])
+async def test_damage_is_noticed_that_is_done_while_all_is_looked_at(when: str,
+                                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    """A firewall that is loaded just while the agent starts, say."""
+    monkeypatch.setattr(proxier, "LOOK", 0.01)
+    world = World()
+    put(world.view, service("web", "10.96.0.1"), slice_of("web", "10.244.0.1"))
+    await world.sync()
+    put(world.view, slice_of("web", "10.244.0.2"))
+    world.view.confirm()
+    apply, wiped = world.tables.apply, False
+
+    async def wiped_meanwhile(edit: Edit) -> None:
+        nonlocal wiped
+        if when == "after it was written":
+            await apply(edit)
+        if not wiped:
+            world.tables.contents[ChainId("nat", "PREROUTING")] = ()
+        wiped = True
+        if when == "after it was read":
+            await apply(edit)
+
+    monkeypatch.setattr(world.tables, "apply", wiped_meanwhile)
+    world.new()
+    await running(world, lambda: world.figures.value(figures.HEALED) == 1 and world.proxier._adopted)
     world.check()
 
 
