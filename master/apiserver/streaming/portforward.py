@@ -251,8 +251,10 @@ class _Channels:
         await session.end(STDIN)
 
     def _drain(self, index: int) -> None:
-        """Nobody reads any more: let the others go on."""
-        self._queues[index] = asyncio.Queue()
+        """Nobody reads any more: let the others go on, also where the reader waits for room here."""
+        left, self._queues[index] = self._queues[index], asyncio.Queue()
+        while not left.empty():
+            left.get_nowait()
 
     async def _fail(self, index: int, why: str) -> None:
         self._drain(index)
