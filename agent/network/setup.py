@@ -45,6 +45,8 @@ class NetworkSetup:
         self._view.subscribe(resources.NODES, self._seen)
         for node in self._view.list(resources.NODES):
             self._seen(None, node)
+        if self._wanted or self._peers:
+            self._changed.set()  # an earlier run, which has failed, may have seen them all
         done = ""
         failures = 0
         while True:
@@ -61,6 +63,7 @@ class NetworkSetup:
             except NetworkError as error:
                 failures += 1
                 self._failed(error, up=done == wanted)
+                done = done if done == wanted else ""  # nothing is known of what has been done
                 self._changed.set()
                 await self._clock.sleep(Backoff(initial=0.5).delay(failures))
 

@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
+import pytest
+
 from agent.link.view import View
 from agent.network.peers import announce
 from agent.network.setup import NetworkSetup
@@ -114,3 +116,33 @@ async def test_another_cidr_is_set_up_too() -> None:
         await agent.clock.settle()
         assert [call for call in agent.network.calls if call[0] == "setup"] == [
             ("setup", "10.42.1.0/24"), ("setup", "10.42.9.0/24")]
+
+
+async def test_a_cidr_that_comes_back_while_another_one_fails_is_set_up_again() -> None:
+    """Who knows how far the other one came."""
+    agent = Agent()
+    agent.view.confirm()
+    agent.see("a", "10.42.1.0/24")
+    async with agent.running():
+        agent.network.broken_setup = NetworkError("no bridge")
+        agent.see("a", "10.42.9.0/24")
+        await agent.clock.settle()
+        agent.network.broken_setup = None
+        agent.see("a", "10.42.1.0/24")
+        await agent.clock.advance(5)
+        assert agent.network.calls[-1] == ("setup", "10.42.1.0/24")
+        assert agent.setup.problem() == ""
+
+
+async def test_an_error_of_our_own_is_followed_by_another_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The supervisor runs it again; what it has seen by then is no news, and yet still to be done."""
+    agent = Agent()
+    agent.view.confirm()
+    agent.see("a", "10.42.1.0/24")
+    agent.see("b", "10.42.2.0/24", "0e:59:0a:2a:02:00")
+    with monkeypatch.context() as patch:
+        patch.setattr(agent.network, "setup", None)
+        with pytest.raises(TypeError):
+            await agent.setup.run()
+    async with agent.running():
+        assert (agent.setup.problem(), names(agent)) == ("", {"b"})
