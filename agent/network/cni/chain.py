@@ -70,9 +70,7 @@ class Chain:
                 self._find(plugin["type"])
 
     async def collect(self, network: NetworkConf, valid: Sequence[tuple[str, str]]) -> None:
-        """Have the plugins drop whatever is of none of these containers and interfaces."""
-        if network.number < GC_SINCE:
-            return
+        """Have the plugins drop whatever is of none of these containers and interfaces; they must know GC."""
         listed = [{"containerID": container, "ifname": interface} for container, interface in valid]
         for plugin in network.plugins:
             await self._run("GC", network, {**plugin, "cni.dev/valid-attachments": listed}, _NOBODY, None)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,10 @@ class CniNetwork:
         self._pod_cidr = ""
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._new: dict[str, float] = {}
+        self._changing: set[str] = set()
+        self._calm = asyncio.Event()
+        self._calm.set()
+        self._collecting = asyncio.Lock()
 
     async def setup(self, pod_cidr: str) -> None:
         """The plugins are there, and say that they can attach; the CIDR is offered to those that take ranges."""
@@ -58,7 +63,7 @@ class CniNetwork:
         The plugins' own CHECK is not asked, as other runtimes don't: some find fault with what is well (portmap 1.1.1
         with every IPv4 pod), and a pod would lose its address for that.
         """
-        async with self._turn(sandbox.id):
+        async with self._change(sandbox.id):
             self._new[sandbox.id] = self._clock.monotonic()
             known = self._cache.read(sandbox.id)
             if known is not None:
@@ -70,7 +75,7 @@ class CniNetwork:
 
     async def detach(self, sandbox_id: str) -> None:
         """The record goes last: until then DEL is tried again."""
-        async with self._turn(sandbox_id):
+        async with self._change(sandbox_id):
             self._new.pop(sandbox_id, None)
             record = self._cache.read(sandbox_id)
             if record is not None:
@@ -94,8 +99,12 @@ class CniNetwork:
                     log.warning("sandbox %s stays attached: %s", record.sandbox[:12], error)
         try:
             network = conf.load(self._conf_dir)
-            await self._chain.collect(network, [(record.sandbox, record.interface)
-                                                for record in self._cache.records()])
+            if network.number < conf.GC_SINCE:
+                return
+            async with self._collecting:
+                await self._calm.wait()
+                await self._chain.collect(network, [(record.sandbox, record.interface)
+                                                    for record in self._cache.records()])
         except NetworkError as error:
             log.warning("CNI plugins cannot collect garbage: %s", error)
 
@@ -143,8 +152,21 @@ class CniNetwork:
         await self._chain.delete(_network(record), attached, record.result)
         self._cache.drop(record.sandbox)
 
-    def _turn(self, sandbox_id: str) -> asyncio.Lock:
-        return self._turns.setdefault(sandbox_id, asyncio.Lock())
+    @contextlib.asynccontextmanager
+    async def _change(self, sandbox_id: str) -> AsyncIterator[None]:
+        """A sandbox's changes come one after another, and none while garbage is collected (the specification's
+        section 3): what is attached then is not on GC's list, and would lose its address.
+        """
+        async with self._turns.setdefault(sandbox_id, asyncio.Lock()):
+            async with self._collecting:
+                self._changing.add(sandbox_id)
+                self._calm.clear()
+            try:
+                yield
+            finally:
+                self._changing.discard(sandbox_id)
+                if not self._changing:
+                    self._calm.set()
 
 
 def attachment(result: Mapping[str, Any]) -> Attachment:
