@@ -162,9 +162,13 @@ class CheckpointWriter:
 
     async def _save(self) -> None:
         self._view.changed.clear()
-        entries = list(self._view.entries())
-        if not await asyncio.to_thread(self._try_to_save, entries):
-            self._view.changed.set()
+        entries, saved = list(self._view.entries()), False
+        try:
+            saved = await asyncio.to_thread(self._try_to_save, entries)
+        finally:
+            if not saved:  # or not known to be, where we are cancelled
+                self._view.changed.set()
+        if not saved:
             await self._clock.sleep(5.0)
 
     def _try_to_save(self, entries: Sequence[Entry]) -> bool:

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from agent.link.checkpoint import Checkpoint, CheckpointTooNew
+from agent.link.checkpoint import Checkpoint, CheckpointTooNew, CheckpointWriter
 from agent.link.view import View
 from sampan.api import codec
 from sampan.api.resources import PODS, SECRETS
 from sampan.api.types import core_v1, meta_v1
+from sampan.loop.clock import FakeClock
 from sampan.nodeline import Key, key_of
 
 
@@ -115,3 +119,20 @@ def test_a_view_survives_what_it_cannot_read(caplog: pytest.LogCaptureFixture) -
     made.put(Key("later", "things", "", "x"), "u", "1", b"{}")
     assert not list(made.entries())
     assert "cannot be read" in caplog.text
+
+
+async def test_what_is_about_to_be_saved_at_the_end_is_saved(tmp_path: Path) -> None:
+    """All threads are busy, and who is cancelled while it waits for one gets none."""
+    loop, free = asyncio.get_running_loop(), threading.Event()
+    loop.set_default_executor(ThreadPoolExecutor(1))
+    loop.run_in_executor(None, free.wait, 60)
+    clock, seen = FakeClock(), view(pod())
+    task = asyncio.create_task(CheckpointWriter(Checkpoint(tmp_path, "n1"), seen, clock).run())
+    await clock.advance(1)
+    assert not seen.changed.is_set()
+    task.cancel()
+    await asyncio.wait([task], timeout=60)
+    free.set()
+    restored = View()
+    assert Checkpoint(tmp_path, "n1").load(restored)
+    assert restored.list(PODS) == [pod()]
