@@ -167,20 +167,22 @@ class NodeNetwork:
 
     async def _heal_links(self) -> None:
         if self._is_set_up:
-            await self._repair(self._links.subnet)
+            await self._repair()
 
     async def _heal_rules(self) -> None:
         if self._is_set_up:
             await self._blocking(self._links.set_parameters)
             await self._rules.check()
 
-    async def _repair(self, subnet: IPv4Network) -> None:
-        self._links.configure(subnet, await self._blocking(self._crossing.measure))
+    async def _repair(self, subnet: IPv4Network | None = None) -> None:
+        """With another CIDR, or the one that there is by the time that the MTU is known."""
+        mtu = await self._blocking(self._crossing.measure)
+        self._links.configure(subnet or self._links.subnet, mtu)
         for lease in await self._blocking(self._links.repair, await self._leases()):
             coming_or_going = self._turn(lease.sandbox_id).locked()
             if self._told and not lease.owner and not coming_or_going:
                 self._told(lease.sandbox_id)
-        await self._crossing.repair(subnet, self._blocking)
+        await self._crossing.repair(self._links.subnet, self._blocking)
 
     async def _write_host_ports(self, lease: Lease) -> None:
         await self._rules.update()

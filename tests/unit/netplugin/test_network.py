@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -54,3 +56,34 @@ async def test_what_another_process_attaches_meanwhile_is_nothing_stale(tmp_path
     await network.reconcile([])
     await network.close()
     assert deleted == [names.veth("stale")]
+
+
+async def test_a_repair_that_began_before_another_cidr_came_does_not_bring_the_old_one_back(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, measures, first = NodeNetwork(tmp_path), 0, threading.Event()
+    began = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def measure() -> int:
+        nonlocal measures
+        measures += 1
+        if measures == 2:
+            loop.call_soon_threadsafe(began.set)
+            first.wait(60)
+        return 1450
+
+    async def nothing(*_: object) -> None:
+        """No rules here."""
+
+    monkeypatch.setattr(network._crossing, "measure", measure)
+    monkeypatch.setattr(network._links, "repair", lambda _: [])
+    for name in ("apply", "update", "check"):
+        monkeypatch.setattr(network._rules, name, nothing)
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        await network.setup("10.42.3.0/24")
+        group.create_task(network._heal_links())
+        await began.wait()
+        await network.setup("10.42.9.0/24")
+        first.set()
+    assert network._links.subnet == IPv4Network("10.42.9.0/24")
+    await network.close()
