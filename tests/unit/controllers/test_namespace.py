@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from msgspec.structs import replace
 
@@ -9,10 +11,11 @@ from master.controllers.namespace import NamespaceController, Remains, condition
 from master.controllers.namespace_content import NamespaceContentController
 from master.controllers.pods import find
 from sampan.api import errors
-from sampan.api.resources import CONFIGMAPS, NAMESPACES, PODS, SERVICEACCOUNTS
+from sampan.api.resources import CONFIGMAPS, NAMESPACES, PODS, SERVICEACCOUNTS, Resource
 from sampan.api.times import Time
 from sampan.api.types.core_v1 import ConfigMap, Namespace
 from sampan.api.types.meta_v1 import ObjectMeta
+from sampan.client.fake import FakeClient
 from sampan.client.protocol import DeleteOptions, Patch
 from sampan.loop.clock import FakeClock
 from tests.support.controllers import World, meta, pod
@@ -49,6 +52,24 @@ async def test_a_deleted_namespace_empties_and_goes() -> None:
         await world.client.delete(PODS, "p", "work", DeleteOptions(0))  # the kubelet is done with it
         await world.settle()
         assert await _gone(world, "work")
+
+
+async def test_what_was_let_in_just_before_the_deletion_goes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that saw the namespace alive may still be on its way into the store when the content is looked at."""
+    world, update = World(), FakeClient.update
+
+    async def late(self: FakeClient, resource: Resource[Any], obj: Any, *, subresource: str = "") -> Any:
+        if subresource == "status" and not (await self.list(CONFIGMAPS, "work")).items:
+            self.put(ConfigMap(metadata=meta("late", namespace="work")))
+        return await update(self, resource, obj, subresource=subresource)
+
+    monkeypatch.setattr(FakeClient, "update", late)
+    async with world.running(NamespaceController):
+        await world.client.create(NAMESPACES, Namespace(metadata=ObjectMeta(name="work")))
+        await world.client.delete(NAMESPACES, "work")
+        await world.settle()
+        assert await _gone(world, "work")
+        assert (await world.client.list(CONFIGMAPS)).items == []
 
 
 def test_conditions_tell_what_holds_it() -> None:
