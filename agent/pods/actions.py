@@ -207,7 +207,7 @@ class Actions:
             except ConfigFailure as error:
                 self.tell("Warning", "Failed", f"Error: {error}", name)
                 raise StepFailed("CreateContainerConfigError", str(error)) from error
-        self._memory.images.add(name)
+        self._memory.images.add(labels.container_hash(container))
 
     async def _create_container(self, step: steps.CreateContainer) -> None:
         container = self._spec(step.name)
@@ -222,13 +222,13 @@ class Actions:
             raise
         except NotFound as error:
             self._rooms.images.forget(container.image or "")
-            self._memory.images.discard(step.name)
+            self._memory.images.discard(labels.container_hash(container))
             self.tell("Warning", "Failed", f"Error: {error}", step.name)
             raise StepFailed("CreateContainerError", str(error), initial=0.1) from error
         except EngineError as error:
             self.tell("Warning", "Failed", f"Error: {error}", step.name)
             raise StepFailed("CreateContainerError", str(error)) from error
-        self._memory.images.discard(step.name)
+        self._memory.images.discard(labels.container_hash(container))
         self.tell("Normal", "Created", f"Created container: {step.name}", step.name)
 
     async def _container_spec(self, container: core_v1.Container, step: steps.CreateContainer) -> ContainerSpec:

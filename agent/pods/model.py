@@ -128,7 +128,7 @@ class Observed:
     """What is there. Containers and sandboxes are newest first; those that the engine is removing are left out.
 
     `busy` holds the keys of steps under way; `failures` those of steps that failed; `killing` maps container ids to
-    when they get SIGKILL at the latest; `images` holds the names of containers whose image is ready for their next
+    when they get SIGKILL at the latest; `images` holds the hashes of containers whose image is ready for their next
     start; `starting` the ids of containers whose postStart hook has not ended, `hook_failed` of those where it
     went wrong; `lost` are sandboxes that somebody removed before their network was released; `replaced` holds the ids
     of containers that were ended to make room for another; by `stop_by` the pod's last containers are to have ended.

@@ -234,7 +234,7 @@ class _Plan:
         wanted = container_hash(container)
         if latest and self._later(restart_at(latest, wanted)):
             return None
-        if container.name not in self.observed.images:
+        if wanted not in self.observed.images:
             return self._offer(steps.PullImage(container.name))
         if sandbox is None or not self.observed.volumes_ready or steps.image_key(container.name) in self.observed.busy:
             return None

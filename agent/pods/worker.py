@@ -87,6 +87,8 @@ class PodWorker:
     def update(self, pod: core_v1.Pod) -> None:
         """The object changed."""
         before, echo = self._desired.deleted, self._is_echo(pod)
+        if pod.spec != self._desired.pod.spec:
+            self._memory.failures.clear()  # it may be what was wrong, as an image that is not to be had
         self._desired = replace(self._desired, pod=pod)
         if echo:
             return

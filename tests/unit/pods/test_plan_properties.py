@@ -95,12 +95,12 @@ class ModelWorld:
                 memory.detach(step.id)
                 self.exit(step.id, 137)
             case steps.PullImage():
-                memory.images.add(step.name)
+                memory.images.add(labels.container_hash(self._spec(step.name)))
             case steps.CreateContainer():
                 sandbox = self.observed().sandbox
                 if sandbox is None or memory.volumes is None:
                     return
-                memory.images.discard(step.name)
+                memory.images.discard(labels.container_hash(self._spec(step.name)))
                 made = labels.container_labels(self.desired.pod, self._spec(step.name), NODE, attempt=step.attempt,
                                                sandbox_id=sandbox.id, backoff=step.backoff, message_file="")
                 self._see(Container(f"c{next(self.numbers)}", "", "", "", made, "created", created_at=self.now))
