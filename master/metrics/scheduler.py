@@ -51,7 +51,9 @@ class SchedulerMetrics:
         """An attempt has ended."""
         self._attempts.labels(result, PROFILE).inc()
         self._attempt_seconds.labels(result, PROFILE).observe(seconds)
-        tries = self._tries[key] = self._tries.get(key, 0) + 1
+        tries = self._tries.get(key, 0) + 1
+        if key in self._first:  # else it went while it was being bound
+            self._tries[key] = tries
         if result == "scheduled":
             now = self._monotonic()
             attempts = str(tries) if tries < 15 else "15+"  # as upstream, to bound the label's values

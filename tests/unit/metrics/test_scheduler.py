@@ -45,6 +45,15 @@ def test_a_pod_that_goes_leaves_nothing() -> None:
     assert metrics._first == metrics._tries == {}
 
 
+def test_a_pod_that_goes_while_it_is_bound_leaves_nothing() -> None:
+    metrics = SchedulerMetrics(FakeClock().monotonic)
+    metrics.queued(KEY)
+    metrics.forget(KEY)
+    metrics.attempted(KEY, "error", 0.1)
+    assert metrics._first == metrics._tries == {}
+    assert values(list(metrics.collect()), "scheduler_schedule_attempts_total")["error", "default-scheduler"] == 1
+
+
 def test_the_lines_to_the_nodes() -> None:
     metrics = NodeMetrics()
     metrics.lags = lambda: {"node-1": 0.0, "node-2": 7.5}
