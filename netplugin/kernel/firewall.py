@@ -82,17 +82,21 @@ class Firewall:
             self._written.pop(chain.key, None)  # for as long as it is not known how this ends
         await run(["iptables-restore", "--noflush", "-w", LOCK_WAIT], restore_input(chains))
         for chain in chains:
-            self._marks[chain.key] = await self._mark(chain.key)
+            mark = await self._mark(chain.key)
+            self._marks[chain.key] = mark if _length(mark) >= len(chain.rules) else None  # else somebody was quick
             self._written[chain.key] = chain
 
     async def _lead_there(self) -> bool:
-        """Have all jumps; whether one was missing. Chains that look as they did when all were there, have them."""
+        """Have all jumps; whether one was missing. Chains that look as they did before all were found, have them: those
+        that somebody changes while they are looked at, look otherwise the next time.
+        """
         around = {(jump.table, jump.chain) for jump in JUMPS}
         marks = {key: await self._mark(key) for key in around}
         if all(mark is not None and mark == self._marks.get(key) for key, mark in marks.items()):
             return False
         missing = any([await _ensure(jump) for jump in JUMPS])
-        self._marks |= {key: await self._mark(key) for key in around}
+        if not missing:
+            self._marks |= marks
         return missing
 
     async def _mark(self, key: Key) -> Mark:
@@ -103,6 +107,11 @@ class Firewall:
             return await run([*_iptables(key[0]), "-S", key[1]])
         except NetworkError:
             return None
+
+
+def _length(mark: Mark) -> int:
+    """How many rules a chain has that looks so."""
+    return mark.count("-A ") if isinstance(mark, str) else len(mark or ())
 
 
 async def _ensure(jump: Jump) -> bool:
