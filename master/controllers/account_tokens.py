@@ -57,7 +57,7 @@ class AccountTokenController(Controller[Key]):
         if secret is None or secret.metadata.deletion_timestamp is not None:
             return
         owner, uid = (secret.metadata.annotations.get(note, "") for note in (NAME, UID))
-        account = await self._account(owner, namespace)
+        account = await self._account(owner, namespace, uid)
         if account is None or (uid and uid != account.metadata.uid):
             await ignore_missing(self.deps.client.delete(SECRETS, name, namespace, DeleteOptions(
                 uid=secret.metadata.uid, revision=secret.metadata.resource_version)))
@@ -73,10 +73,10 @@ class AccountTokenController(Controller[Key]):
             await ignore_missing(self.deps.client.patch(
                 SECRETS, name, Patch("merge", {"metadata": meta, "stringData": texts}), namespace))
 
-    async def _account(self, name: str, namespace: str) -> ServiceAccount | None:
-        """Asked for afresh before a Secret is deleted for want of it."""
+    async def _account(self, name: str, namespace: str, uid: str) -> ServiceAccount | None:
+        """Asked for afresh before a Secret is deleted for want of it, or because it was made anew."""
         account = self._accounts.get(name, namespace)
-        if account is not None:
+        if account is not None and uid in ("", account.metadata.uid):
             return account
         try:
             return await self.deps.client.get(SERVICEACCOUNTS, name, namespace)

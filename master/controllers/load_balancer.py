@@ -10,7 +10,7 @@ from master.controllers.endpoints_plan import SERVICE_LABEL
 from sampan.api.resources import ENDPOINTSLICES, NODES, SERVICES
 from sampan.api.types.core_v1 import LoadBalancerIngress, LoadBalancerStatus, Node, Service, ServiceStatus
 from sampan.api.types.discovery_v1 import EndpointSlice
-from sampan.client.informer import either, key_of
+from sampan.client.informer import key_of
 
 
 class LoadBalancerController(Controller[Key]):
@@ -44,10 +44,10 @@ class LoadBalancerController(Controller[Key]):
             self._add_all()
 
     def _slice_changed(self, old: EndpointSlice | None, new: EndpointSlice | None) -> None:
-        item = either(old, new)
-        service = self._services.get(item.metadata.labels.get(SERVICE_LABEL, ""), item.metadata.namespace)
-        if service is not None and plans.is_ours(service) and plans.is_local(service):
-            self.queue.add(key_of(service))
+        for item in filter(None, (old, new)):  # somebody may have changed its label
+            service = self._services.get(item.metadata.labels.get(SERVICE_LABEL, ""), item.metadata.namespace)
+            if service is not None and plans.is_ours(service) and plans.is_local(service):
+                self.queue.add(key_of(service))
 
     async def reconcile(self, key: Key) -> None:
         """Bring one Service's status up to date; somebody else's load balancer is left alone."""

@@ -36,8 +36,8 @@ class NamespaceContentController(Controller[str]):
             self.queue.add(new.metadata.name)
 
     def _content_changed(self, old: Object | None, new: Object | None) -> None:
-        if old is not None:
-            self.queue.add(either(old, new).metadata.namespace)
+        # New ones as well: somebody else may have been faster, with another content.
+        self.queue.add(either(old, new).metadata.namespace)
 
     async def reconcile(self, key: str) -> None:
         """Create or repair what is missing."""

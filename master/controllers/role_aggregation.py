@@ -13,7 +13,6 @@ from sampan.api.codec import to_tree
 from sampan.api.labelselectors import SelectorError, of_object
 from sampan.api.resources import CLUSTERROLES
 from sampan.api.types.rbac_v1 import ClusterRole, PolicyRule
-from sampan.client.informer import either
 from sampan.client.protocol import Patch
 
 
@@ -45,7 +44,8 @@ class RoleAggregationController(Controller[str]):
         if old and new and (old.rules, old.metadata.labels, old.aggregation_rule) == (
                 new.rules, new.metadata.labels, new.aggregation_rule):
             return
-        if either(old, new).metadata.labels or (new and new.aggregation_rule):
+        labelled = any(role.metadata.labels for role in (old, new) if role)  # it may just have lost its last label
+        if labelled or (new and new.aggregation_rule):
             for role in self._roles:
                 if role.aggregation_rule:
                     self.queue.add(role.metadata.name)
