@@ -26,7 +26,7 @@ def check(volume: str, path: Path, kind: str) -> None:
     """
     try:
         if kind in ("", "DirectoryOrCreate") and not path.exists():
-            path.mkdir(parents=True, mode=0o755)
+            path.mkdir(parents=True, mode=0o755, exist_ok=True)  # another pod may make it, too
         elif kind == "FileOrCreate" and not path.exists():
             path.touch(mode=0o644)
         if not kind:

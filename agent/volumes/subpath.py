@@ -61,7 +61,10 @@ def _step(directory: int, name: str, mode: int) -> int:
     try:
         return os.open(name, _ANYTHING, dir_fd=directory)
     except FileNotFoundError:
-        os.mkdir(name, dir_fd=directory)
+        try:
+            os.mkdir(name, dir_fd=directory)
+        except FileExistsError:  # another container's mount has made it just now
+            return os.open(name, _ANYTHING, dir_fd=directory)
     made = os.open(name, _DIRECTORY, dir_fd=directory)
     try:
         os.fchmod(made, mode)

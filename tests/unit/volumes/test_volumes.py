@@ -4,6 +4,7 @@ import asyncio
 import errno
 import os
 import stat
+import threading
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.volumes import atomic
+from agent.volumes import atomic, hostpath
 from agent.volumes.atomic import File
 from agent.volumes.host import FRESHEN_SECONDS, HostVolumes
 from agent.volumes.protocol import PreparedVolume, VolumeError
@@ -214,6 +215,38 @@ async def test_a_subpath_is_made_and_never_leads_out(
             await bound(bad)
     await volumes.teardown("u1")
     assert mounter.mounts == []
+
+
+async def test_two_containers_make_the_same_directories_at_once(
+        volumes: HostVolumes, mounter: FakeMounter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each looks, finds nothing, and makes it: the second finds it made."""
+    root = tmp_path / "vol"
+    root.mkdir()
+    both, mkdir = threading.Barrier(2, timeout=60), os.mkdir
+
+    def together(name: str, mode: int = 0o777, *, dir_fd: int | None = None) -> None:
+        if name == "logs":
+            both.wait()
+        mkdir(name, mode, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "mkdir", together)
+    targets = await asyncio.gather(*(volumes.subpath("u1", f"v/{name}/0", PreparedVolume(str(root)), "logs")
+                                     for name in ("app", "sidecar")))
+    assert [mounter.bound[Path(target)] for target in targets] == [str(root / "logs")] * 2
+    assert stat.S_IMODE((root / "logs").stat().st_mode) == stat.S_IMODE(root.stat().st_mode)
+
+
+@pytest.mark.parametrize("kind", ["", "DirectoryOrCreate"])
+def test_two_pods_make_the_same_host_path_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    path, mkdir = tmp_path / "shared", Path.mkdir
+
+    def late(path: Path, mode: int = 0o777, **rest: bool) -> None:
+        mkdir(path)  # the other pod's thread
+        mkdir(path, mode, **rest)
+
+    monkeypatch.setattr(Path, "mkdir", late)
+    hostpath.check("h", path, kind)
+    assert path.is_dir()
 
 
 def _unresolved(path: str | Path, *, strict: bool = False) -> str:
