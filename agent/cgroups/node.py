@@ -90,6 +90,7 @@ class NodeCgroups:
         path = self._path(parts)
         there = await asyncio.to_thread(tree.exists, self._hierarchies, path)
         if not there or self._applied.get(path) != limits:
+            self._applied.pop(path, None)  # a call that fails may have been obeyed
             await set_slice(names.slice_name(parts), properties(limits, self._hierarchies.version), self._run)
             self._applied[path] = limits
 

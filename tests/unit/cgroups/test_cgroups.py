@@ -138,6 +138,27 @@ async def test_slices_go_through_systemd(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+async def test_what_systemd_did_not_confirm_is_told_again(tmp_path: Path) -> None:
+    """A call that takes too long may have been obeyed all the same: nothing is known of the slice then."""
+    systemd, slow = Systemd(tmp_path), False
+
+    async def run(arguments: Sequence[str]) -> None:
+        await systemd(arguments)
+        if slow:
+            raise CgroupError("systemd did not answer within 30 s")
+
+    cgroups = NodeCgroups("systemd", hierarchies=Hierarchies(2, {"unified": tmp_path}), run=run)
+    await cgroups.setup(PodLimits(cpu_shares=2048))
+    slow = True
+    with pytest.raises(CgroupError):
+        await cgroups.ensure(UID, "Burstable", PodLimits(cpu_shares=5000))
+    slow = False
+    await cgroups.remove(UID)
+    weights = [call[call.index("CPUWeight") + 2] for call in systemd.calls
+               if call[1] == "kubepods-burstable.slice" and "CPUWeight" in call]
+    assert weights[-2:] == [str(weight(5000)), "1"]
+
+
 async def test_a_slice_with_processes_is_not_stopped(tmp_path: Path) -> None:
     systemd = Systemd(tmp_path)
     cgroups = NodeCgroups("systemd", hierarchies=Hierarchies(2, {"unified": tmp_path}), run=systemd)
