@@ -166,6 +166,8 @@ class Scheduler:
             self._release(pod)
         elif new.spec.node_name:
             self._waiting.discard(key)
+            if self._cluster.node_of(new.metadata.uid) != new.spec.node_name:
+                self._release(new)  # somebody else has bound it: what was reserved is for others
             self._cluster.place(new, new.spec.node_name)
         elif waits_for_node(new) and (old is None or old.spec != new.spec or key not in self._waiting):
             self._metrics.queued(key)

@@ -244,3 +244,26 @@ async def test_a_scheduler_that_is_begun_anew_hears_of_each_pod_once() -> None:
         assert client.count("create", PODS.plural, "binding") == 1
         run.cancel()
         following.cancel()
+
+
+async def test_room_that_was_reserved_for_a_pod_that_is_bound_elsewhere_goes_to_who_waits(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running() as (client, clock):
+        real, go = client.post, asyncio.Event()
+
+        async def post(*args: Any) -> Any:
+            if args[1] == "one":
+                await go.wait()
+            return await real(*args)
+
+        monkeypatch.setattr(client, "post", post)
+        monkeypatch.setattr("sampan.loop.queue.Backoff.delay", lambda *_: 0.01)
+        await join(client, node("n1"))
+        await client.create(PODS, pod("one"))
+        await client.create(PODS, pod("two"))
+        await until(lambda found: bool(found.status.conditions), client, "two")
+        one = await client.get(PODS, "one", "default")
+        client.put(msgspec.structs.replace(one, spec=msgspec.structs.replace(one.spec, node_name="another")))
+        await clock.settle()  # the informer hears of it before the answer comes that the binding was refused
+        go.set()
+        await until(lambda found: found.spec.node_name == "n1", client, "two")
