@@ -24,10 +24,11 @@ from agent.engine.protocol import Engine, EngineError, EngineInfo
 from agent.images.folder import ImageFolder
 from agent.images.puller import ImagePuller
 from agent.link.checkpoint import Checkpoint, CheckpointTooNew
+from agent.link.dial import NamespaceConnector
 from agent.link.files import NodeFiles
 from agent.link.link import Link
 from agent.link.protocol import JoinError
-from agent.link.streams import AgentStreams, NamespaceConnector
+from agent.link.streams import AgentStreams
 from agent.network.choice import ManagedNetwork, make_network
 from agent.network.peers import announce
 from agent.network.setup import NetworkSetup

@@ -112,7 +112,7 @@ def _add_nodes(result: Components, config: Config, client: Client, informers: In
     service: NodeService = NodeService(client, informers, tls, f"{config.bind_address}:{config.node_port_grpc}",
                                        NodeSigner(pki, config.own_names()), metrics, authority)
     result.runs["nodes"] = service.run
-    result.connect.update(PodStreams(service).handlers)
+    result.connect.update(PodStreams(service, client).handlers)
 
 
 class NodeSigner:

@@ -7,8 +7,7 @@ import contextlib
 import logging
 import os
 import re
-import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -16,6 +15,7 @@ import grpc.aio
 
 from agent.engine.protocol import Engine, EngineError, NotFound, Stream
 from agent.link.containers import NoContainer, log_container, running_container
+from agent.link.dial import CONNECT_TIMEOUT, DialFailed, dial
 from agent.link.protocol import Connector, PodLookup
 from agent.pods.labels import POD_UID
 from agent.server.http import Handler, converse
@@ -27,8 +27,6 @@ from sampan.pb.node_pb2 import Data, Exit, Failure, Frame, Ready
 
 log = logging.getLogger(__name__)
 
-CONNECT_TIMEOUT = 10.0
-"""Seconds to connect to a port inside a pod."""
 LINGER = 10.0
 """Seconds that a process has to take the input that was sent before the client left."""
 _WAITING = 8
@@ -166,7 +164,9 @@ class AgentStreams:
             await self._logs(session, request.logs)
         elif kind == "port_forward":
             await self._port_forward(session, request.port_forward)
-        elif kind == "proxy" and self._own and not request.proxy.address:
+        elif kind == "proxy" and request.proxy.address:
+            await self._proxy(session, request.proxy)
+        elif kind == "proxy" and self._own:
             await session.ready()
             await converse(_SessionWire(session), self._own)
         else:
@@ -275,7 +275,14 @@ class AgentStreams:
             return self._clock.now() - timedelta(seconds=request.since_seconds)
         return datetime.fromisoformat(request.since_time) if request.since_time else None
 
-    # Port-forward
+    # Proxy and port-forward
+
+    async def _proxy(self, session: _Session, request: node_pb2.Proxy) -> None:
+        try:
+            reader, writer = await dial(request.address, tls=request.tls)
+        except DialFailed as error:
+            raise _Refusal(503, "ServiceUnavailable", f"error trying to reach service: {error}") from error
+        await self._pipe(session, reader, writer)
 
     async def _port_forward(self, session: _Session, request: node_pb2.PortForward) -> None:
         pod = self._pod(request.pod)
@@ -289,11 +296,10 @@ class AgentStreams:
             why = os.strerror(error.errno).lower() if isinstance(error, OSError) and error.errno else "timed out"
             raise _Refusal(500, "InternalError", f"failed to connect to localhost:{request.port} inside the pod: {why}"
                            ) from error
-        await self._pipe(session, sock)
+        await self._pipe(session, *await asyncio.open_connection(sock=sock))
 
-    async def _pipe(self, session: _Session, sock: socket.socket) -> None:
+    async def _pipe(self, session: _Session, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Copy both ways; each direction ends on its own, as TCP's do."""
-        reader, writer = await asyncio.open_connection(sock=sock)
         client_done = asyncio.Event()
 
         async def outbound() -> None:
@@ -307,7 +313,8 @@ class AgentStreams:
                 if frame.WhichOneof("body") != "data":
                     continue
                 if frame.data.end:
-                    writer.write_eof()
+                    if writer.can_write_eof():  # TLS has no half of a connection
+                        writer.write_eof()
                     client_done.set()
                 else:
                     writer.write(frame.data.data)
@@ -344,34 +351,6 @@ class LogWriter:
             data = data[:max(self._left, 0)]
             self._left -= len(data)
         return data
-
-
-class NamespaceConnector:
-    """Connects through a socket made inside the pod's network namespace."""
-
-    def __init__(self, open_socket: Callable[[int, socket.AddressFamily], socket.socket]) -> None:
-        """`open_socket(pid, family)` makes an unconnected TCP socket in the network namespace of a process."""
-        self._open_socket = open_socket
-
-    async def connect(self, pid: int, port: int) -> socket.socket:
-        """Localhost of the pod, over IPv4, then IPv6; OSError where neither answers."""
-        try:
-            return await self._try(pid, socket.AF_INET, "127.0.0.1", port)
-        except OSError as first:
-            try:
-                return await self._try(pid, socket.AF_INET6, "::1", port)
-            except OSError:
-                raise first from None
-
-    async def _try(self, pid: int, family: socket.AddressFamily, address: str, port: int) -> socket.socket:
-        sock = await asyncio.to_thread(self._open_socket, pid, family)
-        try:
-            sock.setblocking(False)
-            await asyncio.get_running_loop().sock_connect(sock, (address, port))
-        except BaseException:
-            sock.close()
-            raise
-        return sock
 
 
 async def _drained(session: _Session) -> None:

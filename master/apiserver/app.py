@@ -45,7 +45,7 @@ LINE_LIMIT = 65536
 """Bytes of a request's first line and of one header: selectors and tokens may be long."""
 
 _NO_KEY = "/health"
-_CONNECT_VERB = frozenset(("exec", "attach", "portforward"))
+_CONNECT_VERB = frozenset(("exec", "attach", "portforward", "proxy"))
 """Subresources that are streams, whatever the method that opens them."""
 
 

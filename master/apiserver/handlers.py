@@ -12,7 +12,7 @@ from aiohttp import HttpVersion11, web
 
 from master.apiserver import deletion, patching, reviews
 from master.apiserver.authorization.attributes import Attributes
-from master.apiserver.connect import ConnectHandlers
+from master.apiserver.connect import ConnectHandlers, read_name
 from master.apiserver.decode import Body, read_validation
 from master.apiserver.entry import Entry, Listing
 from master.apiserver.kinds import SCALE_TABLE
@@ -232,11 +232,12 @@ class ResourceHandlers:
         below = len(info.parts) > 3 and name != "proxy"  # whose path goes on behind it
         if subresource is None or below or (served.resource.namespaced and not info.namespace):
             raise no_such_resource()
-        if info.verb not in subresource.verbs:
+        if info.verb not in subresource.verbs and (name, request.method) != ("proxy", "OPTIONS"):
             raise no_such_method()
         handler = self._connect.get((info.plural, name))
         if handler is not None:
-            entry = await self._entry(replace(info, query=type(info.query)()), served)
+            meant = read_name(info.plural, info.name).name if name == "proxy" else info.name
+            entry = await self._entry(replace(info, name=meant, query=type(info.query)()), served)
             return await handler(request, info, entry.decode())
         if name == "scale":
             return await self._scale(request, info, served, user)

@@ -103,6 +103,7 @@ def _status(group: str, version: str, kind: str) -> Subresource:
 _SCALE = Subresource("scale", "autoscaling", "v1", "Scale")
 _CORE = "io.k8s.api.core.v1."
 _CONNECT = ("create", "get")
+_PROXY = ("create", "delete", "get", "patch", "update")
 
 NAMESPACES = Resource("", "v1", "Namespace", "namespaces", core_v1.Namespace, namespaced=False, short_names=("ns",),
                       verbs=tuple(verb for verb in ALL_VERBS if verb != "deletecollection"),
@@ -111,7 +112,7 @@ NAMESPACES = Resource("", "v1", "Namespace", "namespaces", core_v1.Namespace, na
                       definition=_CORE + "Namespace")
 NODES = Resource("", "v1", "Node", "nodes", core_v1.Node, namespaced=False, short_names=("no",),
                  subresources=(_status("", "v1", "Node"),
-                               Subresource("proxy", "", "v1", "NodeProxyOptions", ("get",))),
+                               Subresource("proxy", "", "v1", "NodeProxyOptions", _PROXY)),
                  definition=_CORE + "Node")
 PODS = Resource("", "v1", "Pod", "pods", core_v1.Pod, short_names=("po",), categories=("all",),
                 subresources=(_status("", "v1", "Pod"),
@@ -120,10 +121,13 @@ PODS = Resource("", "v1", "Pod", "pods", core_v1.Pod, short_names=("po",), categ
                               Subresource("eviction", "policy", "v1", "Eviction", ("create",)),
                               Subresource("exec", "", "v1", "PodExecOptions", _CONNECT),
                               Subresource("log", "", "v1", "Pod", ("get",)),
-                              Subresource("portforward", "", "v1", "PodPortForwardOptions", _CONNECT)),
+                              Subresource("portforward", "", "v1", "PodPortForwardOptions", _CONNECT),
+                              Subresource("proxy", "", "v1", "PodProxyOptions", _PROXY)),
                 definition=_CORE + "Pod")
 SERVICES = Resource("", "v1", "Service", "services", core_v1.Service, short_names=("svc",), categories=("all",),
-                    subresources=(_status("", "v1", "Service"),), definition=_CORE + "Service")
+                    subresources=(_status("", "v1", "Service"),
+                                  Subresource("proxy", "", "v1", "ServiceProxyOptions", _PROXY)),
+                    definition=_CORE + "Service")
 ENDPOINTS = Resource("", "v1", "Endpoints", "endpoints", core_v1.Endpoints, singular="endpoints",
                      short_names=("ep",), definition=_CORE + "Endpoints")
 CONFIGMAPS = Resource("", "v1", "ConfigMap", "configmaps", core_v1.ConfigMap, short_names=("cm",),

@@ -230,10 +230,12 @@ class PortForward(_message.Message):
     def __init__(self, pod: _Optional[_Union[PodRef, _Mapping]] = ..., port: _Optional[int] = ...) -> None: ...
 
 class Proxy(_message.Message):
-    __slots__ = ("address",)
+    __slots__ = ("address", "tls")
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    TLS_FIELD_NUMBER: _ClassVar[int]
     address: str
-    def __init__(self, address: _Optional[str] = ...) -> None: ...
+    tls: bool
+    def __init__(self, address: _Optional[str] = ..., tls: _Optional[bool] = ...) -> None: ...
 
 class Frame(_message.Message):
     __slots__ = ("ready", "failure", "data", "resize", "exit")

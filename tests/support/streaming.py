@@ -124,7 +124,7 @@ async def lab(directory: Path) -> AsyncIterator[Lab]:
         service = NodeService(parts.client, informers, lambda: tls, "127.0.0.1:0")
         paths = [str(pki.path(name)) for name in ("apiserver.crt", "apiserver.key", "ca.crt")]
         server = ApiServer(parts.registry, parts.writer, host="127.0.0.1", port=0, tls=server_tls(*paths),
-                           connect=PodStreams(service).handlers)
+                           connect=PodStreams(service, parts.client).handlers)
         tasks += [group.create_task(run) for run in (informers.run(), service.run(), server.run())]
         await asyncio.gather(service.started.wait(), server.started.wait())
         await parts.client.create(NODES, core_v1.Node(metadata=meta_v1.ObjectMeta(name=NODE)))

@@ -131,7 +131,7 @@ def _of_resource(resource: Resource[Any], definitions: Definitions) -> Iterator[
 
 _METHODS: Final[Mapping[str, tuple[str, str, str]]] = {
     "get": ("get", "get", "read"), "update": ("put", "put", "replace"), "patch": ("patch", "patch", "patch"),
-    "create": ("post", "post", "create"),
+    "create": ("post", "post", "create"), "delete": ("delete", "delete", "delete"),
 }
 
 

@@ -19,6 +19,11 @@ def wants_websocket(request: web.BaseRequest) -> bool:
     return _upgrade(request) == "websocket"
 
 
+def wants_upgrade(request: web.BaseRequest) -> bool:
+    """Whether the request asks for another protocol, whichever."""
+    return bool(_upgrade(request))
+
+
 def wants_spdy(request: web.BaseRequest) -> bool:
     """Whether the request asks for SPDY/3.1."""
     return _upgrade(request) == "spdy/3.1"
