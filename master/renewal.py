@@ -26,7 +26,7 @@ class Renewal:
         self._expiries: dict[str, datetime] = pki.expiries()
 
     def expiries(self) -> Mapping[str, datetime]:
-        """When each certificate ends, by file name, as of the last look."""
+        """When each certificate that is in use ends, by file name."""
         return self._expiries
 
     async def run(self) -> None:
@@ -38,12 +38,14 @@ class Renewal:
     def check(self) -> bool:
         """Renew what ends soon; tells whether anything was. A failure is told, and tried again at the next look."""
         try:
-            if not self._pki.ensure():
+            self._pki.ensure()
+            expiries = self._pki.expiries()
+            if expiries == self._expiries:  # not what `ensure` says: what it wrote may still have to be loaded
                 return False
             self._reload()
-            self._expiries = self._pki.expiries()
         except (CertificateError, OSError) as error:  # ssl.SSLError is an OSError
             log.error("certificates in %s cannot be renewed: %s", self._pki.directory, error)  # noqa: TRY400 - for people
             return False
+        self._expiries = expiries
         log.info("certificates renewed in %s", self._pki.directory)
         return True

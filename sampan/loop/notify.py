@@ -56,12 +56,12 @@ class Notifier:
         if not self._address:
             return
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-            try:
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
                 if descriptors:
                     sock.connect(address)
                     socket.send_fds(sock, [message.encode()], descriptors)
                 else:
                     sock.sendto(message.encode(), address)
-            except OSError:
-                return  # systemd is not listening; the service's work does not depend on it
+        except OSError:
+            return  # systemd does not listen, or no descriptor is left; the service's work does not depend on it
