@@ -62,6 +62,8 @@ LOOK = 2.0
 """Seconds between looks whether somebody else has changed rules."""
 PATIENCE = 10.0
 """Seconds that a node without rules waits for its master."""
+FORGET = 30.0
+"""Seconds after which UDP flows that could not be forgotten are tried again."""
 _SETTLE = 0.02
 """Seconds to wait after a change for those that come with it: a Service and its slices, say."""
 _REST = 2.0
@@ -105,6 +107,8 @@ class Proxier:
         self._subscribed = False
         self._refused: set[ServiceKey] = set()
         self._suspect: ServiceKey | None = None
+        self._stale = StaleFlows()
+        self._forgot = 0.0
         self._looked = 0.0
         self._adopted = False
         self.synced = asyncio.Event()
@@ -158,6 +162,8 @@ class Proxier:
         remaining = self._looked + LOOK - self._clock.monotonic()
         if remaining <= 0 or not await self._changed(remaining):
             self._looked = self._clock.monotonic()
+            if self._looked - self._forgot >= FORGET:
+                await self._forget()
             if await self._disturbed():
                 log.warning("the rules for Services were changed by somebody else; writing them again")
                 self._observer.add(figures.HEALED)
@@ -252,11 +258,13 @@ class Proxier:
         def remove() -> list[ChainId]:
             return leading_first(digests.keys() - {chain for record in after.values() for chain in record.entry.chains})
 
+        self._mark_stale(before.values())
         self._records = after
         await self._apply(Changes(groups(), shared, remove))
         self._adopted = self._facts() == node  # else it has changed meanwhile
         # An endpoint may have gone while nobody was looking, so that all of UDP is looked at.
-        await self._forget(before.values(), after.values())
+        self._mark_stale((), after.values())
+        await self._forget()
         log.info("the rules for %d Services are in place", len(after))
 
     async def _partial(self, keys: set[ServiceKey]) -> None:
@@ -264,6 +272,7 @@ class Proxier:
         node = self._facts()
         before = {key: self._records.get(key, _NONE) for key in keys}
         after: dict[ServiceKey, Record] = {}
+        changed: list[ServiceKey] = []
 
         def groups() -> Iterator[Mapping[ChainId, Rules]]:
             for key in keys:
@@ -275,6 +284,8 @@ class Proxier:
                 yield changed_chains(before[key].entry, rendered)
 
         def shared() -> Edit:
+            changed.extend(key for key in keys if after[key].udp != before[key].udp)
+            self._mark_stale([before[key] for key in changed], [after[key] for key in changed])
             for key, record in after.items():
                 if record == _NONE:
                     self._records.pop(key, None)
@@ -288,8 +299,8 @@ class Proxier:
             return leading_first(chain for key in keys for chain in gone_chains(before[key].entry, after[key].entry))
 
         await self._apply(Changes(groups(), shared, remove))
-        changed = [key for key in keys if after[key].udp != before[key].udp]
-        await self._forget([before[key] for key in changed], [after[key] for key in changed])
+        if changed:
+            await self._forget()
 
     async def _apply(self, changes: Changes) -> None:
         written = 0
@@ -301,22 +312,26 @@ class Proxier:
                 await asyncio.sleep(0)
         self._observer.set(figures.RULES_LAST, written)
 
-    async def _forget(self, before: Iterable[Record], after: Iterable[Record]) -> None:
-        """Have UDP flows forgotten that lead where these Services no longer do."""
-        stale = StaleFlows()
+    def _mark_stale(self, before: Iterable[Record], after: Iterable[Record] = ()) -> None:
+        """UDP flows are to be forgotten that lead where these Services no longer do."""
         for record in before:
             for port, _ in record.udp:
-                stale.add(port, ())
+                self._stale.add(port, ())
         for record in after:
             for port, backs in record.udp:
-                stale.add(port, backs)
-        if not stale:
+                self._stale.add(port, backs)
+
+    async def _forget(self) -> None:
+        """Have the stale UDP flows forgotten; those of a failure stay marked."""
+        if not self._stale:
             return
+        self._forgot = self._clock.monotonic()
         try:
-            count = await self._flows.forget_udp(stale)
+            count = await self._flows.forget_udp(self._stale)
         except NetworkError as error:
             log.warning("old UDP flows could not be forgotten: %s", error)
             return
+        self._stale = StaleFlows()
         self._observer.add(figures.FORGOTTEN, count)
 
     def _render(self, service: Service, node: NodeFacts) -> tuple[ServiceKey, Record, Rendered]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from agent.proxy import observer as figures
+from agent.proxy import proxier
 from netplugin.conntrack import Flow
+from netplugin.protocol import NetworkError
 from tests.support.proxier import UDP, FakeFlows, World, dns
 from tests.support.services import delete, endpoint, port, put, service, slice_of
 
@@ -82,4 +86,38 @@ async def test_tcp_never_looks_at_flows_and_a_failure_there_is_no_failure_here()
     put(world.view, dns())
     await world.sync()
     assert world.flows.asked == 1
+    world.check()
+
+
+async def test_udp_flows_that_could_not_be_forgotten_are_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their clients keep them for as long as they send, and nothing else need ever change."""
+    monkeypatch.setattr(proxier, "LOOK", 0.01)
+    monkeypatch.setattr(proxier, "FORGET", 0.02)
+    flow = Flow("10.96.0.10", 53, "10.244.0.1")
+    world = World(flows=FakeFlows(flow))
+    put(world.view, dns(), slice_of("dns", "10.244.0.2", ports=UDP))
+    world.flows.broken = True
+    await world.sync()
+    assert world.flows.flows == {flow}
+    world.flows.broken = False
+    async with asyncio.timeout(60):
+        while world.flows.flows:
+            await world.proxier._turn()
+    asked = world.flows.asked
+    for _ in range(5):
+        await world.proxier._turn()
+    assert world.flows.asked == asked
+
+
+async def test_udp_flows_of_a_service_that_went_while_rules_failed_are_forgotten() -> None:
+    flow = Flow("10.96.0.10", 53, "10.244.0.1")
+    world = World(flows=FakeFlows(flow))
+    put(world.view, dns(), slice_of("dns", "10.244.0.1", ports=UDP), service("other", "10.96.0.1"))
+    await world.sync()
+    delete(world.view, dns())
+    world.tables.broken = NetworkError("busy")
+    with pytest.raises(NetworkError):
+        await world.sync()
+    await world.sync()
+    assert world.flows.flows == set()
     world.check()
