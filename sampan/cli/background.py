@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Self
 
 START_SECONDS = 30.0
 STOP_SECONDS = 60.0
+HOLD_SECONDS = 1.0
 ENVIRONMENT = {"GRPC_ENABLE_FORK_SUPPORT": "0", "GRPC_VERBOSITY": "ERROR"}
 """What the unit files set too: keeps gRPC's own lines out of the logs."""
 
@@ -31,10 +33,9 @@ class Supervised:
         try:
             pid = int(self.pidfile.read_text())
             command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-        except (OSError, ValueError, IndexError):
+        except (OSError, ValueError):
             return 0
-        return pid if str(self.pidfile).encode() in command and state != "Z" else 0
+        return pid if str(self.pidfile).encode() in command and _state(pid) not in ("", "Z") else 0
 
     @property
     def child(self) -> int:
@@ -65,26 +66,45 @@ class Supervised:
 
         Tells whether it ran; returns when it has ended.
         """
-        return self._end(signal.SIGTERM, seconds)
+        return self._end(seconds)
 
     def kill(self) -> bool:
         """End supervisor and process at once; tells whether it ran."""
-        return self._end(signal.SIGKILL, 0)
+        return self._end(None)
 
-    def _end(self, how: signal.Signals, seconds: float) -> bool:
-        pid, child = self.pid, self.child
+    def _end(self, patience: float | None) -> bool:
+        pid = self.pid
         if not pid:
             return False
-        with contextlib.ExitStack() as opened:
-            handles = [opened.enter_context(handle) for handle in (_Handle(pid), _Handle(child))]
-            handles[0].send(how)
-            if how is signal.SIGKILL or not handles[0].ended(seconds):
-                for handle in handles:
-                    handle.send(signal.SIGKILL)
-            for handle in handles:
-                handle.ended(STOP_SECONDS)
-        self.pidfile.unlink(missing_ok=True)
+        with _Handle(pid) as supervisor:
+            if patience is not None:
+                supervisor.send(signal.SIGTERM)
+            if patience is None or not supervisor.ended(patience):
+                supervisor.send(signal.SIGSTOP)  # else it may start something after the look at what there is to kill
+                _until_stopped(pid)
+                with _Handle(self.child) as child:
+                    for handle in (supervisor, child):
+                        handle.send(signal.SIGKILL)
+                    for handle in (supervisor, child):
+                        handle.ended(STOP_SECONDS)
+        if not self.pid:  # else somebody has started it again
+            self.pidfile.unlink(missing_ok=True)
         return True
+
+
+def _state(pid: int) -> str:
+    """The letter by which the kernel tells a process's state (proc(5), stat); "" where there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except (OSError, IndexError):
+        return ""
+
+
+def _until_stopped(pid: int) -> None:
+    """Return when the process has stopped after a SIGSTOP, or has ended; one that waits for the kernel does nothing."""
+    deadline = time.monotonic() + HOLD_SECONDS
+    while _state(pid) not in ("T", "Z", "X", "") and time.monotonic() < deadline:
+        time.sleep(0.001)
 
 
 class _Handle:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import os
 import select
 import signal
@@ -77,7 +78,11 @@ class Supervisor:
         if self._log.exists() and self._log.stat().st_size > LOG_LIMIT:
             self._log.replace(self._log.with_suffix(self._log.suffix + ".1"))
         signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)  # our handlers, run in the child, would lose a signal
-        child = os.fork()
+        try:
+            child = os.fork()
+        except OSError:  # too many processes, or no memory: later there may be room
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
+            return NOT_STARTED
         if not child:
             self._become_command()
         self._child = child
@@ -129,8 +134,18 @@ class Supervisor:
                 pass
 
     def _write(self, line: str) -> None:
-        with self._log.open("a") as log:
+        with contextlib.suppress(OSError), self._log.open("a") as log:  # a full disk is no reason to give up
             log.write(line + "\n")
+
+
+def alone(pidfile: Path) -> bool:
+    """Lock the pid file's place until this process ends; False where another supervisor has it."""
+    lock = os.open(pidfile.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def take_output(log: Path) -> None:
@@ -159,6 +174,8 @@ def main() -> None:
         os.close(tell)
         os._exit(0 if os.read(ready, 1) else 1)  # the caller waits for this process; its child is init's from here on
     os.setsid()
+    if not alone(pidfile):
+        os._exit(1)
     take_output(arguments.log)
     store = FdStore(pidfile.with_suffix(".notify"))
     supervisor = Supervisor(command, arguments.log, store)

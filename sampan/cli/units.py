@@ -116,7 +116,6 @@ class BackgroundUnits:
         unit = self._unit(name)
         if unit.pid:
             return False
-        unit.pidfile.unlink(missing_ok=True)
         command = [program(f"sampan-{name}"), *arguments]
         try:
             done = subprocess.run(unit.launch(command), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
@@ -125,6 +124,8 @@ class BackgroundUnits:
         except subprocess.TimeoutExpired as error:
             raise CommandError(f"the {name}'s supervisor is not up within {START_SECONDS:g} s",
                                "this host is very busy: run it again") from error
+        if done.returncode != 0 and self.status(name).state == "running":
+            return False  # somebody else has started it meanwhile
         if done.returncode != 0:
             raise CommandError(f"the {name}'s supervisor did not start",
                                f"run it by hand to see why: {' '.join(command)}")

@@ -80,7 +80,6 @@ async def start_unit(host: Host, part: Part | Literal["mounts"], command: list[s
     supervised = unit(host, part)
     if supervised.pid:
         return False
-    supervised.pidfile.unlink(missing_ok=True)
     await shell.run(*enter(host), *supervised.launch(command), more={**host.environment, **ENVIRONMENT})
     return True
 

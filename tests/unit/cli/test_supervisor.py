@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -13,6 +14,8 @@ import pytest
 
 from sampan.cli.background import Supervised
 from sampan.cli.fdstore import LIMIT, FdStore
+from sampan.cli.paths import Paths
+from sampan.cli.units import BackgroundUnits
 
 SERVICE = """
 import os, socket, sys, time
@@ -122,12 +125,90 @@ def test_a_command_that_cannot_be_run_is_told(unit: Supervised) -> None:
     assert "/nowhere/at-all: No such file or directory" in unit.log.read_text()
 
 
+def test_a_second_supervisor_leaves_the_first_its_place(unit: Supervised) -> None:
+    """Two commands that start the same service at the same time both find that it does not run."""
+    start(unit, "sleep", "600")
+    first = unit.pid
+    try:
+        assert subprocess.run(unit.launch(["sleep", "601"]), check=False, timeout=60).returncode == 1
+        assert unit.pid == first
+    finally:
+        if unit.pid != first:
+            os.kill(first, signal.SIGTERM)
+
+
+def test_a_service_that_somebody_else_has_just_started_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    units = BackgroundUnits(Paths(*[tmp_path] * 4))
+    unit = Supervised(tmp_path / "agent.pid", tmp_path / "agent.log")
+    find = Supervised.pid.fget  # type: ignore[attr-defined]  # a property
+    looks: list[int] = []
+
+    def look(self: Supervised) -> int:
+        looks.append(find(self))
+        if len(looks) == 1:
+            start(unit, "sleep", "600")
+        return looks[-1]
+
+    monkeypatch.setattr(Supervised, "pid", property(look))
+    try:
+        assert not units.start("agent", ["--help"])
+        assert unit.pid
+    finally:
+        unit.kill()
+
+
+def test_a_full_disk_does_not_end_the_supervisor(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    unit = Supervised(tmp_path / "x.pid", Path("/dev/full"))
+    start(unit, "/bin/sh", "-c", f"echo again >> {runs}; exit 1")
+    try:
+        until(lambda: runs.exists() and len(runs.read_text().splitlines()) > 1)
+    finally:
+        unit.kill()
+
+
+def test_a_host_without_room_for_a_process_gets_it_later(tmp_path: Path, unit: Supervised) -> None:
+    crowded = tmp_path / "crowded.py"
+    crowded.write_text("import os\nfork = os.fork\n"
+                       "def refuse():\n    os.fork = fork\n    raise BlockingIOError(11, 'full')\n"
+                       "def detach():\n    os.fork = refuse\n    return fork()\n"
+                       "os.fork = detach\nfrom sampan.cli import supervisor\nsupervisor.main()\n")
+    launch = unit.launch(["sleep", "600"])
+    subprocess.run([sys.executable, str(crowded), *launch[launch.index("--pidfile"):]], check=True, timeout=60)
+    until(lambda: unit.child)
+    assert unit.stop(30)
+
+
+def test_kill_leaves_nothing_that_the_supervisor_is_about_to_start(
+        tmp_path: Path, unit: Supervised, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran, again = tmp_path / "ran", tmp_path / "again"
+    start(unit, "/bin/sh", "-c", f"test -e {ran} && echo $$ > {again} && exec sleep 600; touch {ran}; exit 1")
+    until(lambda: unit.log.exists() and "again in" in unit.log.read_text())
+    find = Supervised.child.fget  # type: ignore[attr-defined]  # a property
+
+    def look(self: Supervised) -> int:
+        """What was there a moment ago; meanwhile the supervisor, if it can, goes on."""
+        found: int = find(self)
+        deadline = time.monotonic() + 2
+        while time.monotonic() < deadline and not (again.exists() and again.read_text()):
+            time.sleep(0.01)
+        return found
+
+    monkeypatch.setattr(Supervised, "child", property(look))
+    assert unit.kill()
+    left = int(again.read_text()) if again.exists() else 0
+    if left:
+        os.kill(left, signal.SIGKILL)
+    assert not left
+
+
 def test_kill_ends_supervisor_and_process(unit: Supervised) -> None:
     start(unit, "/bin/sh", "-c", "trap '' TERM; while :; do sleep 1; done", "--", "kept")
-    until(lambda: b"--\0kept\0" in Path(f"/proc/{unit.child}/cmdline").read_bytes())
+    until(lambda: (started := unit.child) and b"--\0kept\0" in Path(f"/proc/{started}/cmdline").read_bytes())
     child = unit.child
     assert unit.kill()
-    assert not Path(f"/proc/{child}").exists() or Path(f"/proc/{child}/stat").read_text().split()[2] == "Z"
+    with contextlib.suppress(OSError):  # nobody has that number any more
+        assert Path(f"/proc/{child}/stat").read_text().split()[2] == "Z"
     assert not unit.kill()
 
 
