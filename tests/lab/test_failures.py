@@ -71,22 +71,22 @@ def test_the_pods_of_a_host_without_power_are_replaced_and_it_cleans_up_when_it_
         ready = [name for name, seen in pods.items() if is_ready(seen)]
         return len(ready) == 4 and all(on("node1")(pods[name]) for name in ready)
 
-    space.pods.until("four are ready on the other host", replaced, 60)
+    space.pods.until("four are ready on the other host", replaced)
     assert lost <= set(space.pods.objects)  # nobody has said yet that they have ended
     assert all("deletionTimestamp" in space.pods.objects[name]["metadata"] for name in lost)
     stayed = {name: seen["metadata"]["uid"] for name, seen in before.items() if name not in lost}
     lab.start("node2")
     lab.until_ready("node2")
-    space.pods.until("the lost ones are gone", lambda pods: not lost & set(pods), 60)
+    space.pods.until("the lost ones are gone", lambda pods: not lost & set(pods))
     for name in lost:
         patience(f"{name} has left node2", lambda name=name: not boxes_on(  # type: ignore[misc]
-            lab, "node2", space.name, name, "", every=True), 60)
+            lab, "node2", space.name, name, "", every=True))
     for name, uid in stayed.items():
         assert space.pods.objects[name]["metadata"]["uid"] == uid
         assert space.pods.objects[name]["status"]["containerStatuses"][0]["restartCount"] == 0
     space("scale", "deployment/web", "--replicas=6")
     space.pods.until("the host takes pods again", lambda pods: sum(
-        is_ready(seen) for seen in pods.values() if on("node2")(seen)) >= 1, 60)
+        is_ready(seen) for seen in pods.values() if on("node2")(seen)) >= 1)
 
 
 def test_a_host_that_is_cut_off_keeps_its_pods_and_follows_once_the_cable_is_mended(
@@ -113,13 +113,13 @@ def test_a_host_that_is_cut_off_keeps_its_pods_and_follows_once_the_cable_is_men
         # Its agent goes on without the master, also if it is started anew, and restarts what has crashed.
         lab.restart("node1", "agent", kill=True)
         patience("the crashed container runs again", lambda: (found := space.boxes("crashes"))
-                 and found[0]["Id"] != before["crashes"], 60)
+                 and found[0]["Id"] != before["crashes"])
         assert space.pods.objects["goes"]["metadata"]["deletionTimestamp"]
     finally:
         lab.heal()
-    lab.until_ready("node1", seconds=60)
-    space.gone("goes", seconds=60)
-    space.ready("comes", "stays", "crashes", seconds=60)
+    lab.until_ready("node1")
+    space.gone("goes")
+    space.ready("comes", "stays", "crashes")
     assert space.box("stays")["Id"] == before["stays"]
     assert space.pods.objects["stays"]["status"]["containerStatuses"][0]["restartCount"] == 0
     space.until("crashes", "has told of the restart", lambda seen: seen["status"]["containerStatuses"][0][
@@ -185,11 +185,11 @@ def test_two_hundred_pods_come_and_go_on_all_hosts_while_agents_are_killed(lab: 
             space.pods.until("some of them run", lambda pods, late=late: sum(  # type: ignore[misc]
                 is_ready(pods[name]) for name in late) >= len(late) // 2, 120)
             space("delete", "pod", "--wait=false", *late)
-        patience("enough agents were killed", lambda: len(killed) >= KILLS, 60)
+        patience("enough agents were killed, those of all hosts",
+                 lambda: len(killed) >= KILLS and set(killed) == set(lab.hosts), 120)
     finally:
         over.set()
         killer.join()
-    assert set(killed) == set(lab.nodes)
     staying = {f"p{number}" for number in range(PODS) if number % BATCH in (0, 12)}
     space.pods.until("only those that stay are there", lambda pods: set(pods) == staying, 120)
     pods = space.pods.until("all are ready", lambda pods: all(map(is_ready, pods.values())), 120)

@@ -64,12 +64,15 @@ def test_master_and_every_node_are_scraped(lab: LabHandle, prometheus: Prometheu
         return nodes <= seen.keys() and {job for job, _ in seen} >= JOBS and set(seen.values()) == {"up"}
 
     patiently("all targets up", all_up, 90, lambda: f"{up(prometheus)}\n{prometheus.log()}")
-    assert {labels["node"] for labels, value in prometheus.query("kubelet_node_name") if value == 1} == set(lab.hosts)
-    for expression in ("node_memory_MemAvailable_bytes", "node_timex_sync_status", "sampan_agent_connected == 1",
+    for expression in ("kubelet_node_name == 1", "node_memory_MemAvailable_bytes", "node_timex_sync_status",
+                       "sampan_agent_connected == 1", "sampan_node_sync_lag_seconds",
                        "kubelet_certificate_manager_server_ttl_seconds > 86400 * 300",
                        "kubeproxy_sync_proxy_rules_last_timestamp_seconds > 0", "coredns_dns_requests_total"):
-        assert {labels["node"] for labels, _ in prometheus.query(expression)} == set(lab.hosts), expression
-    assert {labels["node"] for labels, value in prometheus.query("sampan_node_sync_lag_seconds")} == set(lab.hosts)
+        def told(expression: str = expression) -> list[str]:
+            return sorted({labels["node"] for labels, _ in prometheus.query(expression)})
+
+        # What was scraped just now can be asked for a moment later.
+        patiently(expression, lambda: told() == sorted(lab.hosts), 60, lambda: f"seen {told()}")
 
 
 def test_pods_and_services_that_ask_for_it_are_scraped(space: LabSpace, prometheus: Prometheus) -> None:

@@ -31,8 +31,9 @@ LARGEST = 1450 - 28
 @pytest.fixture
 def pods(lab: LabHandle, space: LabSpace) -> dict[str, str]:
     """A pod on each node, serving; its IP by the node's name."""
+    serves = {"readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1}}
     for node in lab.nodes:
-        space.pod(f"on-{node}", SERVE, nodeName=node, tolerations=TOLERATE)
+        space.pod(f"on-{node}", SERVE, nodeName=node, tolerations=TOLERATE, app=serves)
     ready = space.ready(*(f"on-{node}" for node in lab.nodes), seconds=90)
     return {seen["spec"]["nodeName"]: seen["status"]["podIP"] for seen in ready}
 
@@ -160,8 +161,9 @@ def test_a_node_s_other_address_is_followed(lab: LabHandle, space: LabSpace, pod
 
 def test_host_ports_answer_on_their_node_from_everywhere(lab: LabHandle, space: LabSpace, pods: dict[str, str]) -> None:
     ports = [{"containerPort": 8080, "hostPort": 18080}]
-    space.pod("host-port", SERVE, nodeName="node1", app={"ports": ports})
-    space.ready("host-port", seconds=60)
+    serves = {"readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1}}
+    space.pod("host-port", SERVE, nodeName="node1", app={"ports": ports, **serves})
+    space.ready("host-port")
     host: LabNode = lab.node("node1")
     url = f"http://{host.ip}:18080/cgi-bin/who"
     for source in pods:
@@ -171,7 +173,7 @@ def test_host_ports_answer_on_their_node_from_everywhere(lab: LabHandle, space: 
         assert seen == lab.node(node).ip or node == "node1"
     lab.exec("node1", "curl", "-sf", "--max-time", "10", "http://127.0.0.1:18080/cgi-bin/who")
     lab.exec("node1", "iptables", "-t", "nat", "-F", "SAMPAN-HOSTPORTS")
-    patience("the port's rule", lambda: "18080" in lab.exec("node1", "iptables-save", "-t", "nat"), 60)
+    patience("the port's rule", lambda: "18080" in lab.exec("node1", "iptables-save", "-t", "nat"))
 
 
 def test_a_node_that_was_switched_off_and_on_is_found_again(lab: LabHandle, space: LabSpace,

@@ -14,6 +14,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -75,10 +76,13 @@ class ClusterHandle:
         return Kubectl(version, self.kubeconfig, home, self.enter)
 
     def process(self, name: Literal["master", "agent"]) -> int:
-        """The process id of master or agent (the supervisor's child)."""
+        """The process id of master or agent (the supervisor's child); waits for it while it is being started again."""
         supervisor = int((self.directory / "run" / f"{name}.pid").read_text())
-        children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
-        return int(children[0]) if children else 0
+        deadline = time.monotonic() + 60
+        while not (children := Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()):
+            assert time.monotonic() < deadline, f"{name} does not run"
+            time.sleep(0.05)
+        return int(children[0])
 
     def kill(self, name: Literal["master", "agent"], how: signal.Signals = signal.SIGKILL) -> None:
         """Send a signal to master or agent; their supervisor starts them again."""
@@ -105,7 +109,7 @@ class ClusterHandle:
 
     def log(self, name: Literal["master", "agent"]) -> str:
         """The log so far."""
-        return (self.directory / "log" / f"{name}.log").read_text()
+        return (self.directory / "log" / f"{name}.log").read_text(errors="replace")
 
 
 def up_arguments(handle: engine.EngineHandle) -> Sequence[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -60,11 +59,7 @@ class Master:
         return f"127.0.0.1:{self.port}"
 
     async def start(self) -> None:
-        """On the same port as before, if there was a before."""
-        if not self.port:
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                self.port = probe.getsockname()[1]
+        """On the same port as before, if there was a before; else on one that the kernel chooses."""
         informers = InformerFactory(self.client, self.clock)
         pair = self.authority.issue(ca.Identity("sampan-master"), names=["127.0.0.1", "localhost"],
                                     usages=("server auth",))
@@ -79,6 +74,7 @@ class Master:
         self.running = asyncio.create_task(run())
         async with asyncio.timeout(60):
             await self.service.started.wait()
+        self.port = self.service.port
 
     async def stop(self) -> None:
         if self.running:

@@ -69,14 +69,18 @@ class Node:
     def end(self, how: signal.Signals) -> int:
         assert self.process is not None
         self.process.send_signal(how)
-        return self.process.wait(20)
+        return self.process.wait(60)
 
     def boxes(self) -> list[dict[str, Any]]:
         """As the engine inspects them: our containers."""
         wanted = json.dumps({"label": [f"sampan.node={self.name}"]})
         found = json.loads(api(self.handle, "GET", f"/containers/json?all=1&filters={wanted}"
                                .replace('"', "%22").replace(" ", "")))
-        return [json.loads(api(self.handle, "GET", f"/containers/{box['Id']}/json")) for box in found]
+        inspected = []
+        for box in found:
+            with contextlib.suppress(RuntimeError):  # it has gone since
+                inspected.append(json.loads(api(self.handle, "GET", f"/containers/{box['Id']}/json")))
+        return inspected
 
     def app(self) -> dict[str, Any] | None:
         return next((box for box in self.boxes() if box["Name"].startswith("/k8s_app_") and box["State"]["Running"]),
@@ -121,8 +125,7 @@ def test_docker_restarts_and_the_pod_comes_back_with_its_network(node: Node) -> 
     start_dockerd(node.handle)
     node.until(lambda: (found := node.app()) and found["Id"] != first["Id"])
     node.until(lambda: any(answers(node, f"10.244.77.{n}") for n in (2, 3, 4)))
-    names = [box["Name"] for box in node.boxes()]
-    assert len([name for name in names if name.startswith("/k8s_POD_")]) == 1, names
+    node.until(lambda: len([box for box in node.boxes() if box["Name"].startswith("/k8s_POD_")]) == 1)
     links = run_in(node.handle.netns, ["ip", "-o", "link", "show", "master", "sampan0"]).stdout.splitlines()
     assert len(links) == 1, links
     taken = [path.name for path in (node.root / "run" / "ipam").rglob("10.244.*")]

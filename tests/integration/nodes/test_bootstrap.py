@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
@@ -45,7 +46,7 @@ class Cluster:
 
 @pytest.fixture
 async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
-    with nodeline.socket.socket() as probe:
+    with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     config = settings.resolve({
@@ -138,7 +139,7 @@ def test_what_is_said_of_certificates(error: str, text: str) -> None:
 
 async def test_nobody_there(tmp_path: Path) -> None:
     _, authority = ca.Authority.create("ca")
-    with nodeline.socket.socket() as probe:
+    with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     request = JoinRequest(f"127.0.0.1:{port}", BootstrapToken.new(), ca.public_key_hash(authority.certificate), "n1")

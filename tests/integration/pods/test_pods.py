@@ -149,8 +149,10 @@ async def test_the_infra_container_is_killed(world: DockerWorld) -> None:
                                            "io.kubernetes.docker.type": "podsandbox"})
         await world.docker.kill(sandbox[0].id)
         await world.until(lambda: world.ready(pod) and world.status(pod).container_statuses[0].restart_count == 1)
-        assert [name for name in await boxes(world) if "POD" in name] == [
-            f"k8s_POD_infra_default_{pod.metadata.uid}_1"]
+        async with asyncio.timeout(60):  # the old one is taken away meanwhile
+            while [name for name in await boxes(world) if "POD" in name] != [
+                    f"k8s_POD_infra_default_{pod.metadata.uid}_1"]:
+                await asyncio.sleep(0.05)
 
 
 async def test_the_agent_is_replaced(world: DockerWorld) -> None:

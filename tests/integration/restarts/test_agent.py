@@ -54,6 +54,7 @@ def several(space: Space) -> tuple[str, ...]:
     space.phase("done", "Succeeded")
     space.phase("failed", "Failed")
     space.ready("plain", "rich", "host")
+    patience("what has ended has no sandbox any more", lambda: not space.boxes("done", "") + space.boxes("failed", ""))
     return "plain", "rich", "done", "failed", "host"
 
 
@@ -145,9 +146,10 @@ def test_down_while_pods_come_and_go(cluster: ClusterHandle, space: Space) -> No
 def test_restarted_while_a_pod_ends(cluster: ClusterHandle, space: Space) -> None:
     space.pod("slow", SLOW_END, terminationGracePeriodSeconds=60)
     space.ready("slow")
+    one = space.box("slow")["Id"]
     began = time.monotonic()
     space("delete", "pod", "slow", "--wait=false")
-    patience("the container is asked", lambda: "asked" in cluster.docker("logs", space.box("slow")["Id"]))
+    patience("the container is asked", lambda: "asked" in cluster.docker("logs", one, check=False))
     agent_again(cluster, lambda: cluster.kill("agent"))
     space.gone("slow")
     assert time.monotonic() - began < 55, "the pod did not go when its container had ended"
@@ -174,9 +176,11 @@ def test_the_node_is_deleted(cluster: ClusterHandle, space: Space) -> None:
     """Its pods go, on the node too; the host becomes a node again with a new token only."""
     space.pod("one")
     uid = space.ready("one")[0]["metadata"]["uid"]
+    told = "has been deleted from the cluster"
+    before = cluster.log("agent").count(told)
     space.kubectl("delete", "node", NODE)
     space.gone("one")
-    patience("the agent is refused", lambda: "has been deleted from the cluster" in cluster.log("agent"))
+    patience("the agent is refused", lambda: cluster.log("agent").count(told) > before)
     cluster.crash("agent")
     (cluster.directory / "data/agent/pki/node.pem").unlink()
     cluster.start()

@@ -38,8 +38,8 @@ def test_pods_come_and_go_while_the_agent_is_killed(cluster: ClusterHandle, spac
             if over.wait(rng.uniform(0.3, 2.5)):
                 return
             cluster.crash("agent")
-            cluster.start_agent()
             connected = cluster.log("agent").count("connected to the master")
+            cluster.start_agent()
             while cluster.log("agent").count("connected to the master") == connected and not over.wait(0.05):
                 pass
 

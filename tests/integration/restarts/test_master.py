@@ -28,13 +28,20 @@ def ids(space: Space) -> dict[str, str]:
     return {name: state(pod)["containerID"] for name, pod in space.pods.objects.items()}
 
 
-def test_killed_and_started_again(cluster: ClusterHandle, space: Space) -> None:
+def two_of_web(space: Space) -> dict[str, str]:
+    """A Deployment, rolled out; the containers of its two pods."""
     space.create(deployment("web", 2))
-    space("rollout", "status", "deployment/web", "--timeout=60s")
-    before = ids(space)
-    assert len(before) == 2
+    space("rollout", "status", "deployment/web", "--timeout=120s")
+    space.pods.until("we know of it", lambda pods: len(pods) == 2 and all(map(is_ready, pods.values())))
+    return ids(space)
+
+
+def test_killed_and_started_again(cluster: ClusterHandle, space: Space) -> None:
+    before = two_of_web(space)
     greeted = cluster.log("agent").count("connected to the master")
     watching = space.kubectl.popen("-n", space.name, "get", "pods", "-w")
+    assert watching.stdout is not None
+    assert watching.stdout.readline().startswith("NAME")
     cluster.kill("master")
     watching.communicate(timeout=60)  # kubectl's own watch ends with its connection
     cluster.start()
@@ -76,9 +83,11 @@ def test_what_happened_while_it_was_away(cluster: ClusterHandle, space: Space) -
     space.ready("crashes", "ends", "goes")
     space("delete", "pod", "goes", "--wait=false")
     cluster.crash("master")
-    for name in ("crashes", "ends"):
-        cluster.docker("kill", "--signal", "TERM", space.box(name)["Id"])
-    patience("the agent restarts a container by itself", lambda: space.boxes("crashes"))
+    old = {name: space.box(name)["Id"] for name in ("crashes", "ends")}
+    for one in old.values():
+        cluster.docker("kill", "--signal", "TERM", one)
+    patience("the agent restarts a container by itself",
+             lambda: [box for box in space.boxes("crashes") if box["Id"] != old["crashes"]])
     cluster.start()
     seen = space.until("crashes", "is told to have been restarted", lambda pod: is_ready(pod) and restarts(pod) == 1)
     assert state(seen)["containerID"] == f"docker://{space.box('crashes')['Id']}"
@@ -93,15 +102,13 @@ def test_what_happened_while_it_was_away(cluster: ClusterHandle, space: Space) -
 
 
 def test_both_killed(cluster: ClusterHandle, space: Space) -> None:
-    space.create(deployment("web", 2))
-    space("rollout", "status", "deployment/web", "--timeout=60s")
-    before = ids(space)
+    before = two_of_web(space)
     cluster.crash("master", "agent")
     assert all(space.boxes(name) for name in before)
     cluster.start()
     space.pods.until("all are ready", lambda pods: all(map(is_ready, pods.values())))
     space("rollout", "restart", "deployment/web")
-    space("rollout", "status", "deployment/web", "--timeout=60s")
+    space("rollout", "status", "deployment/web", "--timeout=120s")
     space.gone(*before)
 
 
@@ -119,10 +126,9 @@ def test_the_agent_comes_back_first(cluster: ClusterHandle, space: Space) -> Non
     before = space.box("one")["Id"]
     cluster.docker("kill", before)
     cluster.start_agent()
-    patience("the container runs again", lambda: space.boxes("one"))
-    again = space.box("one")
-    assert again["Id"] != before
-    assert "openKEY=open" in cluster.docker("logs", again["Id"])
+    patience("another container runs", lambda: [box for box in space.boxes("one") if box["Id"] != before])
+    again = space.box("one")["Id"]
+    patience("it has the key", lambda: "openKEY=open" in cluster.docker("logs", again))
     cluster.start()
     seen = space.until("one", "is told to have been restarted", lambda pod: is_ready(pod) and restarts(pod) == 1)
     assert seen["metadata"]["uid"] == uid
