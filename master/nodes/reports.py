@@ -120,6 +120,8 @@ class NodeReports:
             merged = merged_pod_status(pod.status, status)
             if merged != pod.status:
                 await self._client.update(PODS, replace(pod, status=merged), subresource="status")
+            elif not fresh:
+                await attempt(fresh=True)  # the cache may not show yet what was written last
 
         await _with_retries(attempt)
         if report.terminated:
@@ -154,6 +156,8 @@ class NodeReports:
                     raise
                 current = await self._register(who, reported)
             merged = merged_node(current, reported)
+            if merged == current and not fresh:
+                await attempt(fresh=True)
             if merged.metadata != current.metadata:
                 current = await self._client.update(NODES, replace(current, metadata=merged.metadata))
             if merged.status != current.status:

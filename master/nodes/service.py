@@ -156,12 +156,15 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
             greeting = await Greeting.read(context)
         who = _identify(context)
         greeting.require_known_version()
+        before = self._world.get(NODES, who.node)
         exists = await self._identities.admit(who)
+        if exists and before and not self._world.get(NODES, who.node):  # nobody would tell the session of it any more
+            raise Refused(409, f'node "{who.node}" has just been deleted')
         session = Session(who, context, greeting, self._world, self._reports, self._fetch, self._metrics,
                           exists=exists)
-        before = self._sessions.get(who.node)
-        if before is not None:
-            before.end(Refused(409, f'another agent has connected as node "{who.node}"'))
+        other = self._sessions.get(who.node)
+        if other is not None:
+            other.end(Refused(409, f'another agent has connected as node "{who.node}"'))
         self._sessions[who.node] = session
         self._streams.connected(who.node)
         try:
