@@ -44,10 +44,9 @@ class Observer:
         """Bring the memory up to date; EngineError."""
         memory = self._memory
         if memory.stale:
-            asked = self.now()
+            asked, memory.stale = self.now(), False  # what fails from now on is not in the answer
             found = await self._rooms.engine.list({**labels.owned_by(self._rooms.node.name), labels.POD_UID: self._uid})
             memory.see_all(found, asked)
-            memory.stale = False
         for container_id in memory.unclear():
             await self.look(container_id)
         for box in memory.containers():

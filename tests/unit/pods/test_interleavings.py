@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from agent.engine.protocol import Container, ContainerSpec, Image
+from agent.engine.protocol import Container, ContainerSpec, EngineUnavailable, Image
 from agent.pods import labels
 from sampan.api import resources
 from tests.support.pods import World, make_pod
@@ -113,3 +113,29 @@ async def test_a_mended_image_is_pulled_at_once(world: World) -> None:
         world.view.put(resources.PODS, make_pod(containers=[{**container, "image": "app:1"}]))
         await world.settle()
         assert await world.running("app")
+
+
+async def test_a_list_that_is_older_than_a_failure(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container whose making was not answered is looked for again: it goes before its pod is said to be gone."""
+    create, slow_list = world.engine.create, SlowList(world, monkeypatch)
+
+    async def unanswered(spec: ContainerSpec) -> str:
+        if spec.labels[labels.CONTAINER_NAME] == "POD":
+            return await create(spec)
+        if spec.labels[labels.CONTAINER_NAME] == "b":
+            await slow_list.taken.wait()
+            await create(spec)
+        raise EngineUnavailable("the connection broke")
+
+    monkeypatch.setattr(world.engine, "create", unanswered)
+    async with world.agent():
+        slow_list.hold()
+        pod = world.create(make_pod(containers=[{"name": name, "image": "app:1", "command": ["pause"]}
+                                                for name in "ab"]))
+        await world.settle()
+        assert slow_list.taken.is_set()
+        world.delete(pod)
+        slow_list.release()
+        await world.settle()
+        assert world.reports.terminated == ["uid-web"]
+        assert await world.boxes() == []
