@@ -70,11 +70,11 @@ class LeaderElector:
 
     async def run(self, lead: Callable[[], Awaitable[None]]) -> None:
         """Wait for the lead, then do the work; ends when the work does, LostLeadership when the lead is lost."""
-        await self._acquire()
+        acquired = await self._acquire()
         log.info("%s leads %s/%s", self.identity, self._namespace, self._name)
         try:
             async with asyncio.TaskGroup() as group:
-                renewal = group.create_task(self._keep())
+                renewal = group.create_task(self._keep(acquired))
                 await lead()
                 renewal.cancel()
         except BaseExceptionGroup as failures:
@@ -84,23 +84,30 @@ class LeaderElector:
         finally:
             await self._release()
 
-    async def _acquire(self) -> None:
-        while not await self._try():
+    async def _acquire(self) -> float:
+        """Returns since when it is held, by our clock: the others count from when that was written, not from when the
+        answer came.
+        """
+        while True:
+            began = self._clock.monotonic()
+            if await self._try(self._times.renew_deadline):
+                return began
             await self._clock.sleep(self._times.retry * (1 + 0.2 * self._rng.random()))
 
-    async def _keep(self) -> None:
-        renewed = self._clock.monotonic()
+    async def _keep(self, renewed: float) -> None:
         while True:
             await self._clock.sleep(self._times.retry)
-            if await self._try():
-                renewed = self._clock.monotonic()
+            began = self._clock.monotonic()
+            left = self._times.renew_deadline - (began - renewed)
+            if left > 0 and await self._try(left):
+                renewed = began
             elif not self.leading or self._clock.monotonic() - renewed >= self._times.renew_deadline:
                 raise LostLeadership
 
-    async def _try(self) -> bool:
-        """Take or renew the Lease; False where somebody else holds it or the server cannot be asked."""
+    async def _try(self, patience: float) -> bool:
+        """Take or renew the Lease within so many seconds; False where another holds it or the server is not reached."""
         try:
-            async with asyncio.timeout(self._times.renew_deadline):
+            async with asyncio.timeout(patience):
                 return await self._take_or_renew()
         except ApiError as error:
             log.debug("lease %s/%s: %s", self._namespace, self._name, error)

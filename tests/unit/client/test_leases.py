@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -143,3 +144,49 @@ async def test_heartbeats() -> None:
         await clock.advance(25)  # one beat is lost, the next makes the Lease anew
         assert (await client.get(LEASES, "n1", "kube-node-lease")).spec.holder_identity == "n1"
         task.cancel()
+
+
+async def test_a_leader_whose_server_first_refuses_and_then_is_silent_stops_in_time(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    """A try that nobody answers must not begin when there is no time left for it: others begin after 15 s."""
+    race = Race()
+    tries: list[float] = []
+
+    async def silent(*_: object, **__: object) -> None:
+        tries.append(race.clock.monotonic())
+        if race.clock.monotonic() < 9:
+            raise errors.unavailable("down")
+        await asyncio.Event().wait()
+
+    async with asyncio.TaskGroup() as group:
+        race.start(group, "a")
+        await race.clock.settle()
+        monkeypatch.setattr(race.client, "update", silent)
+        monkeypatch.setattr(race.client, "get", silent)
+        await race.clock.advance(12)
+        assert race.leading == set()
+        assert tries[:4] == [2, 4, 6, 8]
+
+
+async def test_a_renewal_counts_from_when_it_was_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others may have seen it at once, and its answer have come late."""
+    race, update = Race(), FakeClient.update
+    sent: list[float] = []
+
+    async def late(self: FakeClient, *args: Any, **options: Any) -> Any:
+        sent.append(race.clock.monotonic())
+        if len(sent) > 1:
+            await asyncio.Event().wait()
+        answer = await update(self, *args, **options)
+        await race.clock.sleep(7.9)
+        return answer
+
+    monkeypatch.setattr(FakeClient, "update", late)
+    async with asyncio.TaskGroup() as group:
+        race.start(group, "a")
+        await race.clock.settle()
+        async with asyncio.timeout(60):
+            while race.leading:
+                await race.clock.advance(0.1)
+                await asyncio.sleep(0.01)
+        assert race.clock.monotonic() < sent[0] + 15
