@@ -246,8 +246,9 @@ def _chosen(host: Host, part: Part | None) -> tuple[Part, ...]:
 
 async def partition(lab: Lab, hosts: Sequence[Host]) -> Lab:
     """Cut these hosts off from the others and from the machine; none, to join all again."""
-    cut = replace(lab, partitioned=tuple(host.name for host in hosts))
-    state.save(cut)
+    with state.alone():
+        cut = replace(state.load(lab.name), partitioned=tuple(host.name for host in hosts))
+        state.save(cut)
     for host in lab.hosts:
         if await wires.has_link(lab.switch, host.port):  # a host that is off is plugged in when it is started
             await wires.patch(lab, host, cut_off=host in hosts)

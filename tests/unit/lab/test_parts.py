@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from sampan.api.types import coordination_v1
 from sampan.cli import lab as command
 from sampan.cli import main, trees
 from sampan.cli.progress import CommandError
-from sampan.lab import cluster, engine, needs, operations, processes, shell, state, status
+from sampan.lab import cluster, engine, needs, operations, processes, shell, state, status, wires
 from sampan.lab.needs import PACKAGES, Machine, missing
 from sampan.lab.operations import Tell
 from sampan.lab.plan import BLOCKS, Lab, LabError
@@ -159,6 +160,24 @@ def test_the_state_is_found_again_and_a_broken_one_is_told(tmp_path: Path, monke
     with pytest.raises(LabError, match="cannot be read"):
         state.load("lab")
     assert state.everyone() == []  # nobody else suffers from it
+
+
+async def test_cutting_a_cable_keeps_what_others_wrote_meanwhile(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "STATES", tmp_path)
+    monkeypatch.setattr(wires, "has_link", no_link)
+    read = made_lab(tmp_path)
+    state.save(replace(read, forwarding=True))  # what a lab that goes leaves to this one
+    cut = await operations.partition(read, read.hosts[1:])
+    assert state.load("lab") == cut == replace(read, forwarding=True, partitioned=("node1",))
+    shutil.rmtree(read.state)
+    with pytest.raises(LabError, match="there is no lab"):
+        await operations.partition(read, [])
+    assert state.everyone() == []
+
+
+async def no_link(*_: str) -> bool:
+    return False
 
 
 def test_only_a_labs_own_folder_is_taken_and_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
