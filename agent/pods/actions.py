@@ -328,7 +328,7 @@ class Actions:
         results = await asyncio.gather(*(self._rooms.engine.remove(entry) for entry in ids), return_exceptions=True)
         for container_id, result in zip(ids, results, strict=True):
             if not isinstance(result, BaseException) or isinstance(result, NotFound):
-                self._memory.lose(container_id)
+                self._memory.lose(container_id, self._observer.now())
         failures = [result for result in results if isinstance(result, BaseException)
                     and not isinstance(result, NotFound)]
         if failures:

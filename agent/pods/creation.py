@@ -28,7 +28,7 @@ async def create(engine: Engine, observer: Observer, memory: Memory, spec: Conta
         if holder and same and holder.status not in ("removing", "dead"):
             return
         if holder:
-            memory.lose(holder.id)
+            memory.lose(holder.id, observer.now())
             if holder.labels.get(labels.NODE) == spec.labels[labels.NODE]:
                 await engine.remove(holder.id)
         container_id = await _again(engine, spec)

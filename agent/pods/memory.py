@@ -32,6 +32,7 @@ class Memory:
 
     def __init__(self) -> None:
         self._containers: dict[str, tuple[Container, datetime]] = {}
+        self._gone: dict[str, datetime] = {}  # containers that an answer on its way may still have, and since when
         self._sorted: tuple[tuple[Attempt, ...], tuple[Attempt, ...]] | None = None
         self._attended: set[str] = set()
         self.connections: dict[str, Connection] = {}
@@ -67,7 +68,8 @@ class Memory:
     def see(self, container: Container, as_of: datetime) -> None:
         """Remember a container as the engine told it; `as_of` is when it was asked."""
         known = self._containers.get(container.id)
-        if known is None or not _before(as_of, known[1]):
+        newest = known[1] if known else self._gone.get(container.id)
+        if newest is None or not _before(as_of, newest):
             self._containers[container.id] = (container, as_of)
             self._sorted = None
             if not _before(as_of, self.suspect.get(container.id, as_of)):
@@ -81,11 +83,13 @@ class Memory:
             self.see(container, as_of)
         for container_id, (_, seen) in list(self._containers.items()):
             if container_id not in present and seen != as_of and not _before(as_of, seen):
-                self.lose(container_id)
+                self.lose(container_id, as_of)
+        self._gone = {container_id: since for container_id, since in self._gone.items() if as_of - since < _STEP}
 
-    def lose(self, container_id: str) -> None:
+    def lose(self, container_id: str, as_of: datetime) -> None:
         """The container does not exist any more; the network of a sandbox may, if nobody released it."""
         known = self._containers.pop(container_id, None)
+        self._gone[container_id] = as_of
         if known and known[0].labels.get(labels.TYPE) == labels.SANDBOX and container_id not in self.detached:
             self.lost.add(container_id)
         self._sorted = None
@@ -106,7 +110,7 @@ class Memory:
         if event.action not in _WATCHED:
             return False
         if event.action == "destroy":
-            self.lose(event.container_id)
+            self.lose(event.container_id, event.time)
             return True
         known = self._containers.get(event.container_id)
         seen_running = known is not None and event.action == "start" and known[0].running

@@ -35,7 +35,7 @@ class Observer:
         try:
             box = await self._rooms.engine.inspect(container_id)
         except NotFound:
-            self._memory.lose(container_id)
+            self._memory.lose(container_id, asked)
             return None
         self._memory.see(box, asked)
         return box

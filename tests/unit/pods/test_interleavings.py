@@ -139,3 +139,35 @@ async def test_a_list_that_is_older_than_a_failure(world: World, monkeypatch: py
         await world.settle()
         assert world.reports.terminated == ["uid-web"]
         assert await world.boxes() == []
+
+
+async def test_a_list_that_is_older_than_a_removal(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Containers that it has and that have gone since do not come back."""
+    torn_down, teardown, slow_list = asyncio.Event(), world.volumes.teardown, SlowList(world, monkeypatch)
+
+    async def slow(uid: str) -> None:
+        await torn_down.wait()
+        await teardown(uid)
+
+    monkeypatch.setattr(world.volumes, "teardown", slow)
+    async with world.agent():
+        pod = world.create(make_pod())
+        await world.settle()
+        slow_list.hold()
+        await world.advance(70)
+        assert slow_list.taken.is_set()
+        world.delete(pod)
+        await world.settle()
+        await world.advance(1)
+        said = world.status(pod)
+        assert said.container_statuses[0].state
+        assert said.container_statuses[0].state.terminated
+        world.reports.history.clear()
+        slow_list.release()
+        await world.settle()
+        assert world.reports.history == []
+        assert world.reports.reasons().count("Killing") == 1
+        torn_down.set()
+        await world.settle()
+        assert world.reports.terminated == ["uid-web"]
+        assert await world.empty()

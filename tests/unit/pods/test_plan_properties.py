@@ -115,7 +115,7 @@ class ModelWorld:
                 self.exit(step.id, 143)
             case steps.RemoveContainers():
                 for container_id in step.ids:
-                    memory.lose(container_id)
+                    memory.lose(container_id, self.now)
             case steps.ReportTerminated():
                 memory.final_reported = True
                 self.desired = replace(self.desired, gone=True)
