@@ -254,7 +254,7 @@ def run_in(netns: str, command: Sequence[str], *, timeout: float = 60.0, check: 
                           text=True, timeout=timeout, input=stdin)
 
 
-def stop(daemon: Daemon, how: signal.Signals = signal.SIGTERM, timeout: float = 15.0) -> None:
+def stop(daemon: Daemon, how: signal.Signals = signal.SIGTERM, timeout: float = 60.0) -> None:
     """End a process: `how`, then SIGKILL when it has not gone after `timeout` seconds."""
     for sign, patience in ((how, timeout), (signal.SIGKILL, 5.0)):
         if not daemon.alive:

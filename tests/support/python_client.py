@@ -73,7 +73,7 @@ class Scripts:
             "spec": {"replicas": 1, "selector": {"matchLabels": {"app": "web"}}, "template": template}})
         apps.patch_namespaced_deployment_scale("web", namespace, {"spec": {"replicas": 2}})
         watch = kubernetes.watch.Watch()
-        for event in watch.stream(apps.list_namespaced_deployment, namespace, timeout_seconds=30):
+        for event in watch.stream(apps.list_namespaced_deployment, namespace, timeout_seconds=120):
             if event["object"].status.available_replicas == 2:
                 watch.stop()
                 break
@@ -97,7 +97,7 @@ class Scripts:
         core.delete_namespaced_config_map("after", namespace)
         watch, seen = kubernetes.watch.Watch(), []
         for event in watch.stream(core.list_namespaced_config_map, namespace, resource_version=since,
-                                  timeout_seconds=20):
+                                  timeout_seconds=60):
             seen.append((event["type"], event["object"].metadata.name))
             if event["type"] == "DELETED":
                 watch.stop()
@@ -125,7 +125,7 @@ class Scripts:
         core.create_namespaced_pod(namespace, {"metadata": {"name": "logs"}, "spec": spec})
         watch = kubernetes.watch.Watch()
         for event in watch.stream(core.list_namespaced_pod, namespace, field_selector="metadata.name=logs",
-                                  timeout_seconds=20):
+                                  timeout_seconds=120):
             if event["object"].status.phase in ("Running", "Succeeded"):
                 watch.stop()
         assert list(kubernetes.watch.Watch().stream(core.read_namespaced_pod_log, "logs", namespace)) == ["1", "2", "3"]
@@ -135,7 +135,7 @@ class Scripts:
         """A port of a pod, as a socket."""
         forward = portforward(self._core.connect_get_namespaced_pod_portforward, "web", self._namespace, ports="8080")
         connection = forward.socket(8080)
-        connection.settimeout(20)
+        connection.settimeout(60)
         connection.sendall(b"GET / HTTP/1.0\r\nHost: web\r\n\r\n")
         answer = b""
         while data := connection.recv(4096):

@@ -86,7 +86,7 @@ class Node:
         return next((box for box in self.boxes() if box["Name"].startswith("/k8s_app_") and box["State"]["Running"]),
                     None)
 
-    def until(self, holds: Callable[[], object], seconds: float = 60) -> None:
+    def until(self, holds: Callable[[], object], seconds: float = 120) -> None:
         deadline = time.monotonic() + seconds
         while not holds():
             assert time.monotonic() < deadline, (self.root / "log").read_text()[-4000:]

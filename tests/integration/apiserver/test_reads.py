@@ -139,7 +139,7 @@ async def test_what_cannot_be_made_is_406(api: Running) -> None:
 @asynccontextmanager
 async def watching(api: Running, path: str, accept: str = "application/json") -> AsyncIterator[Any]:
     """Gives a function that reads the next event."""
-    timeout = aiohttp.ClientTimeout(total=20)
+    timeout = aiohttp.ClientTimeout(total=60)
     async with api.session.get(api.url + path, headers={"Accept": accept}, timeout=timeout) as response:
         assert response.status == 200, await response.text()
 

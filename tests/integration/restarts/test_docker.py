@@ -83,7 +83,7 @@ def again(space: Space) -> None:
 
 def node_is(space: Space, ready: str) -> None:
     """Wait until the node is Ready, or is not."""
-    space.kubectl("wait", "node", clusters.NODE, f"--for=condition=Ready={ready}", "--timeout=60s", timeout=70)
+    space.kubectl("wait", "node", clusters.NODE, f"--for=condition=Ready={ready}", "--timeout=120s", timeout=130)
 
 
 @pytest.mark.usefixtures("others")

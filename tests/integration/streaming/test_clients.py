@@ -68,7 +68,7 @@ ports = sys.argv[2:]
 forward = portforward(api.connect_get_namespaced_pod_portforward, "web", "default", ports=",".join(ports))
 for port in ports:
     connection = forward.socket(int(port))
-    connection.settimeout(10)
+    connection.settimeout(60)
     connection.sendall(f"to {port}\\n".encode())
     answer = b""
     while not answer.endswith(b"\\n"):

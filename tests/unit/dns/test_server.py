@@ -119,7 +119,7 @@ async def listening(port: int, address: str = ADDRESS) -> None:
             try:
                 await dns.asyncquery.tcp(dns.message.make_query(NAME, "A"), address, timeout=60, port=port)
                 return
-            except OSError:
+            except (OSError, EOFError):  # EOFError: given up as idle, where we were slow to ask
                 await asyncio.sleep(0.01)
 
 
