@@ -170,7 +170,7 @@ class Link:
                 continue
             await self.connected.wait()
             try:
-                await self._renew()
+                await self._renew(self._servers[failures % len(self._servers)])
                 failures = 0
             except (grpc.aio.AioRpcError, CertificateError, OSError, Disconnected) as error:
                 failures += 1
@@ -180,13 +180,13 @@ class Link:
                 self.warn("CertificateExpirationWarning", text)
                 await self._clock.sleep(Backoff(initial=10.0, maximum=600.0).delay(failures, self._rng))
 
-    async def _renew(self) -> None:
+    async def _renew(self, server: str) -> None:
         """Get a certificate for a new key; the next connection uses it, the present one goes on."""
         from sampan.pki import ca  # noqa: PLC0415 - 8 MB that are needed after months
 
         key = self._files.pending_key()
         request = ca.make_request(key, ca.Identity(USER_PREFIX + self._node, (GROUP,)))
-        async with grpc.aio.secure_channel(self._servers[0], self._credentials(), options=CHANNEL_OPTIONS) as channel:
+        async with grpc.aio.secure_channel(server, self._credentials(), options=CHANNEL_OPTIONS) as channel:
             stub = node_pb2_grpc.NodeServiceStub(channel)
             reply = await stub.Renew(node_pb2.RenewRequest(request=request), timeout=RENEW_TIMEOUT)
         pair = KeyPair(reply.certificate, key)
