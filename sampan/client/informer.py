@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from typing import Any, Generic, TypeVar, cast
 
-from sampan.api.errors import ApiError
+from sampan.api.errors import ApiError, expired
 from sampan.api.resources import Object, Resource
 from sampan.client.protocol import Client, WatchEvent
 from sampan.loop.backoff import Backoff
@@ -188,9 +188,8 @@ class Informer(Generic[T]):
     def _apply(self, event: WatchEvent[T]) -> None:
         number = revision_number(event.revision)
         if number < self.revision:
-            log.warning("%s: dropped an event of revision %d, already at %d", self.resource.plural, number,
-                        self.revision)
-            return
+            log.warning("%s: the server is at revision %d, we are at %d", self.resource.plural, number, self.revision)
+            raise expired("the server has been set back")
         obj = event.object
         if obj is not None:
             key = key_of(obj)

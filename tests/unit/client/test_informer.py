@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -17,6 +18,7 @@ from sampan.api.types.core_v1 import ConfigMap
 from sampan.api.types.meta_v1 import ObjectMeta
 from sampan.client.fake import Call, FakeClient
 from sampan.client.informer import Informer, InformerFactory
+from sampan.client.protocol import Page, WatchEvent
 from sampan.loop.clock import FakeClock
 
 
@@ -183,6 +185,41 @@ async def test_the_factory_shares_and_starts_late_ones() -> None:
         late = factory.get(PODS)
         await late.wait_synced()
         task.cancel()
+
+
+class Restored:
+    """A server that is set back to what a backup holds: it has a watch from a revision that is yet to come wait, and
+    says by bookmarks how far it is itself.
+    """
+
+    def __init__(self) -> None:
+        self.page = Page([config("kept"), config("lost")], "100")
+        self._restored = asyncio.Event()
+
+    def restore(self) -> None:
+        self.page = Page([config("kept")], "50")
+        self._restored.set()
+
+    async def list(self, *_: object, revision: str = "", **__: object) -> Page[ConfigMap]:
+        if revision and int(revision) > int(self.page.revision):
+            raise errors.ApiError(504, "Timeout", "Too large resource version")
+        return self.page
+
+    async def watch(self, *_: object, **__: object) -> AsyncIterator[WatchEvent[ConfigMap]]:
+        yield WatchEvent("BOOKMARK", None, self.page.revision)
+        await (asyncio.Event() if self._restored.is_set() else self._restored).wait()
+
+
+async def test_a_server_that_was_restored_from_a_backup_is_listed_anew() -> None:
+    clock, server = FakeClock(), Restored()
+    client: Any = server
+    informer = Informer(client, CONFIGMAPS, clock)
+    async with running(informer):
+        await clock.advance(5)
+        assert (len(informer), informer.revision) == (2, 100)
+        server.restore()
+        await clock.advance(60)
+        assert (len(informer), informer.revision) == (1, 50)
 
 
 @settings(max_examples=60, deadline=None)
