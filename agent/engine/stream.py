@@ -65,15 +65,17 @@ class Connection:
         return cls(handover, reader, writer)
 
     async def read(self) -> bytes:
-        """The next bytes of the body, as they come; b"" at its end."""
+        """The next bytes of the body, as they come; b"" at its end. EngineUnavailable where it breaks off before."""
         while self._dechunker is None or not self._dechunker.finished:
             data, self._early = self._early, b""
             try:
                 data = data or await self._reader.read(_CHUNK)
             except OSError as error:
                 raise EngineUnavailable(f"the engine's stream broke: {error}") from error
-            if not data or self._dechunker is None:
+            if self._dechunker is None:
                 return data
+            if not data:
+                raise EngineUnavailable("the engine's stream broke off")
             body = self._dechunker.feed(data)
             if body:
                 return body
