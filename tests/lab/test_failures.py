@@ -61,7 +61,7 @@ def test_the_pods_of_a_host_without_power_are_replaced_and_it_cleans_up_when_it_
     memory = {"app": {"volumeMounts": [{"name": "memory", "mountPath": "/memory"}]},
               "volumes": [{"name": "memory", "emptyDir": {"medium": "Memory"}}]}
     space.create(web(4, **memory))
-    before = space.pods.until("four are ready", lambda pods: len(pods) == 4 and all(map(is_ready, pods.values())), 90)
+    before = space.pods.until("four are ready", lambda pods: len(pods) == 4 and all(map(is_ready, pods.values())))
     lost = {name for name, seen in before.items() if on("node2")(seen)}
     assert 0 < len(lost) < 4
     lab.kill("node2")
@@ -129,7 +129,7 @@ def test_a_host_that_is_cut_off_keeps_its_pods_and_follows_once_the_cable_is_men
 
 def test_the_masters_host_loses_its_power_and_nothing_of_the_cluster(lab: LabHandle, space: LabSpace) -> None:
     space.create(web(3))
-    before = space.pods.until("three are ready", lambda pods: len(pods) == 3 and all(map(is_ready, pods.values())), 90)
+    before = space.pods.until("three are ready", lambda pods: len(pods) == 3 and all(map(is_ready, pods.values())))
     boxes = {name: space.box(name)["Id"] for name in before}
     space("create", "configmap", "written-last", "--from-literal=a=b")
     lab.kill("master")
@@ -139,7 +139,7 @@ def test_the_masters_host_loses_its_power_and_nothing_of_the_cluster(lab: LabHan
     assert space("get", "configmap", "written-last", "-o", "jsonpath={.data.a}") == "b"
     lab.until_ready()
     space("scale", "deployment/web", "--replicas=4")
-    after = space.pods.until("a fourth is ready", lambda pods: len(pods) == 4 and all(map(is_ready, pods.values())), 90)
+    after = space.pods.until("a fourth is ready", lambda pods: len(pods) == 4 and all(map(is_ready, pods.values())))
     for name, seen in before.items():
         assert after[name]["metadata"]["uid"] == seen["metadata"]["uid"]
         assert space.box(name)["Id"] == boxes[name]

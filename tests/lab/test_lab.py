@@ -166,7 +166,7 @@ def test_an_image_is_copied_to_every_node_from_one_of_them_and_from_a_file(lab: 
 
 def test_pods_run_on_the_workers(space: LabSpace) -> None:
     space.create(deployment("web", 4))
-    pods = space.pods.until("four run", lambda pods: len(pods) == 4 and all(map(is_ready, pods.values())), 90)
+    pods = space.pods.until("four run", lambda pods: len(pods) == 4 and all(map(is_ready, pods.values())))
     assert {pod["spec"]["nodeName"] for pod in pods.values()} == {"node1", "node2"}
     for name in pods:
         assert len(space.boxes(name)) == 1

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import signal
@@ -333,7 +334,8 @@ def test_background_units_start_restart_and_stop(tmp_path: Path, monkeypatch: py
     assert units.status("master").pid == pid
     assert units.stop("master")
     assert not units.stop("master")
-    assert not Path(f"/proc/{pid}").exists() or Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z"
+    with contextlib.suppress(OSError):  # nobody has that number any more
+        assert Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z"
 
 
 def test_a_supervisor_that_takes_too_long_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
