@@ -88,20 +88,26 @@ class Plan:
     obj: Tree
 
 
-def finalizers_after(obj: Tree, options: Options) -> list[str]:
-    """The finalizers as the wanted propagation has them; the garbage collector takes its own two away when done."""
+def finalizers_after(obj: Tree, options: Options, *, orphans: bool = False) -> list[str]:
+    """The finalizers as the wanted propagation has them; the garbage collector takes its own two away when done.
+
+    `orphans`: the kind's dependents stay where neither the request nor a finalizer says otherwise.
+    """
     have = list(obj["metadata"].get("finalizers") or ())
     if options.orphan is not None or options.propagation:
         orphan = options.orphan is True or options.propagation == "Orphan"
         foreground = options.propagation == "Foreground"
     else:
-        orphan, foreground = ORPHAN in have, FOREGROUND in have
+        foreground = FOREGROUND in have
+        orphan = ORPHAN in have or (orphans and not foreground)
     kept = [item for item in have if item not in (ORPHAN, FOREGROUND)]
     return kept + [ORPHAN] * orphan + [FOREGROUND] * foreground
 
 
-def plan(obj: Tree, options: Options, *, grace: int, now: datetime) -> Plan:
-    """Decide. `grace` is how long the kind lets the object end, in seconds: 0 but for running pods."""
+def plan(obj: Tree, options: Options, *, grace: int, now: datetime, orphans: bool = False) -> Plan:
+    """Decide. `grace` is how long the kind lets the object end, in seconds: 0 but for running pods; `orphans` is the
+    kind's default for its dependents.
+    """
     metadata = obj["metadata"]
     pending = bool(metadata.get("deletionTimestamp"))
     left = metadata.get("deletionGracePeriodSeconds") or 0
@@ -109,13 +115,12 @@ def plan(obj: Tree, options: Options, *, grace: int, now: datetime) -> Plan:
         if options.grace_period is None or options.grace_period >= left:
             return Plan("keep", obj)
         start = Time.parse(metadata["deletionTimestamp"]) - timedelta(seconds=left)
-        return _mark(obj, options, options.grace_period, start)
-    return _mark(obj, options, 0 if pending else grace, now)
+        return _mark(obj, finalizers_after(obj, options, orphans=orphans), options.grace_period, start)
+    return _mark(obj, finalizers_after(obj, options, orphans=orphans), 0 if pending else grace, now)
 
 
-def _mark(obj: Tree, options: Options, grace: int, start: datetime) -> Plan:
+def _mark(obj: Tree, finalizers: list[str], grace: int, start: datetime) -> Plan:
     """The deletion began at `start` and may take `grace` seconds; finalizers hold the object longer."""
-    finalizers = finalizers_after(obj, options)
     held = bool(finalizers) or _is_held_namespace(obj)
     if not held and grace == 0:
         return Plan("remove", obj)

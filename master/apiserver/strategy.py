@@ -54,6 +54,8 @@ class Strategy:
     """The part of the object that only the status subresource writes; "" for kinds without one."""
     allow_create_on_update = False
     """Whether a PUT to a name that is not there creates it (Leases, Events, Endpoints … as upstream has it)."""
+    keeps_dependents = False
+    """Whether a deletion that does not say what becomes of dependents orphans them (core/v1's old default)."""
     allow_unconditional_update = True
     """Whether a PUT without resourceVersion overwrites."""
 

@@ -318,7 +318,8 @@ class Writer:
             for plugin in self._plugins:
                 await plugin.delete(served, obj, self._context(target))
             grace = served.strategy.grace_period(obj, options.grace_period)
-            plan = deletion.plan(obj, options, grace=grace, now=self._registry.clock.now())
+            plan = deletion.plan(obj, options, grace=grace, now=self._registry.clock.now(),
+                                 orphans=served.strategy.keeps_dependents)
             try:
                 return await self._carry_out(target, plan, revision, options)
             except RevisionConflict as error:

@@ -23,7 +23,7 @@ from master.controllers.namespace_content import NamespaceContentController
 from master.controllers.node import NodeLifecycleController, NodeRangeController
 from master.controllers.node_plan import GRACE
 from master.controllers.pod_cleanup import PodGarbageCollector, TaintEvictionController
-from master.controllers.replicaset import ReplicaSetController
+from master.controllers.replicaset import REPLICA_SETS, REPLICATION_CONTROLLERS, ReplicaSetController
 from master.controllers.role_aggregation import RoleAggregationController
 from master.controllers.tokens import TokenCleaner
 from sampan.client.events import EventRecorder
@@ -102,7 +102,8 @@ class ControllerManager:
     def _make(self, deps: Deps) -> Iterator[Controller[Any]]:
         options = self._options
         yield DeploymentController(deps)
-        yield ReplicaSetController(deps)
+        yield ReplicaSetController(deps, REPLICA_SETS)
+        yield ReplicaSetController(deps, REPLICATION_CONTROLLERS)
         yield EndpointsController(deps)
         yield MirroringController(deps)
         yield LoadBalancerController(deps)

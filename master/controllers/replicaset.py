@@ -1,8 +1,11 @@
-"""ReplicaSets, carried out: pods are created, deleted, adopted and released."""
+"""ReplicaSets and ReplicationControllers, carried out: pods are created, deleted, adopted and released."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from msgspec.structs import replace
 
@@ -11,11 +14,13 @@ from master.controllers.base import Controller, Deps, Key, namespace_terminating
 from master.controllers.expectations import Expectations
 from master.controllers.owners import by_controller, claim, controller_of, orphans, plan_claims
 from master.controllers.pods import is_active
+from sampan.api.codec import from_tree, to_tree
 from sampan.api.errors import ApiError
-from sampan.api.resources import PODS, REPLICASETS
+from sampan.api.resources import PODS, REPLICASETS, REPLICATIONCONTROLLERS, Object, Resource
 from sampan.api.selectors import LabelSelector, of_object
-from sampan.api.types.apps_v1 import ReplicaSet, ReplicaSetStatus
-from sampan.api.types.core_v1 import Pod
+from sampan.api.types.apps_v1 import ReplicaSet, ReplicaSetSpec, ReplicaSetStatus
+from sampan.api.types.core_v1 import Pod, ReplicationController, ReplicationControllerStatus
+from sampan.api.types.meta_v1 import LabelSelector as SelectorFields
 from sampan.client.informer import either, key_of
 from sampan.client.protocol import DeleteOptions
 
@@ -23,12 +28,47 @@ CATCH_UP = 1.0
 """Seconds until a look whether the informer has caught up, if it tells of nothing before."""
 
 
-class ReplicaSetController(Controller[Key]):
-    """Keeps each ReplicaSet's number of pods."""
+T = TypeVar("T", bound=Object)
 
-    def __init__(self, deps: Deps) -> None:
-        super().__init__("replicaset", deps, workers=5)
-        self._sets = deps.informers.get(REPLICASETS)
+
+@dataclass(frozen=True, slots=True)
+class Kind(Generic[T]):
+    """A kind that keeps a number of pods; how an object of it is seen as a ReplicaSet, and takes its status.
+
+    `name` is the queue's, `component` the source of events.
+    """
+
+    resource: Resource[T]
+    name: str
+    component: str
+    view: Callable[[T], ReplicaSet]
+    with_status: Callable[[T, ReplicaSetStatus], T]
+
+
+REPLICA_SETS = Kind(REPLICASETS, "replicaset", "replicaset-controller", lambda rs: rs,
+                    lambda rs, status: replace(rs, status=status))
+
+
+def _as_replica_set(rc: ReplicationController) -> ReplicaSet:
+    """A ReplicationController decides as a ReplicaSet does; apiVersion and kind stay: pods and events refer to them."""
+    spec = ReplicaSetSpec(replicas=rc.spec.replicas, min_ready_seconds=rc.spec.min_ready_seconds,
+                          selector=SelectorFields(match_labels=rc.spec.selector), template=rc.spec.template)
+    return ReplicaSet(api_version=rc.api_version, kind=rc.kind, metadata=rc.metadata, spec=spec,
+                      status=from_tree(ReplicaSetStatus, to_tree(rc.status)))
+
+
+REPLICATION_CONTROLLERS = Kind(
+    REPLICATIONCONTROLLERS, "replicationcontroller", "replication-controller", _as_replica_set,
+    lambda rc, status: replace(rc, status=from_tree(ReplicationControllerStatus, to_tree(status))))
+
+
+class ReplicaSetController(Controller[Key], Generic[T]):
+    """Keeps the number of pods of each ReplicaSet, or of each object of another such kind."""
+
+    def __init__(self, deps: Deps, kind: Kind[T]) -> None:
+        super().__init__(kind.name, deps, workers=5, component=kind.component)
+        self._kind = kind
+        self._sets = deps.informers.get(kind.resource)
         self._pods = deps.informers.get(PODS)
         self._pods.add_indexer("controller", by_controller)
         self._sets.add_indexer("controller", by_controller)
@@ -37,33 +77,34 @@ class ReplicaSetController(Controller[Key]):
         self._sets.add_handler(self._set_changed)
         self._pods.add_handler(self._pod_changed)
 
-    def _set_changed(self, old: ReplicaSet | None, new: ReplicaSet | None) -> None:
+    def _set_changed(self, old: T | None, new: T | None) -> None:
         self.queue.add(key_of(either(old, new)))
 
     def _pod_changed(self, old: Pod | None, new: Pod | None) -> None:
         for pod in (old, new):
             owner = controller_of(pod) if pod is not None else None
-            if pod is not None and owner is not None and owner.kind == "ReplicaSet":
+            if pod is not None and owner is not None and owner.kind == self._kind.resource.kind:
                 self.queue.add((pod.metadata.namespace, owner.name))
         if new is not None and controller_of(new) is None and new.metadata.labels:
             for rs in self._sets.by_index("namespace", new.metadata.namespace):
-                if of_object(rs.spec.selector).matches(new.metadata.labels):
+                if of_object(self._kind.view(rs).spec.selector).matches(new.metadata.labels):
                     self.queue.add(key_of(rs))
 
     async def reconcile(self, key: Key) -> None:
         """Claim pods, change their number, write the status."""
         namespace, name = key
-        rs = self._sets.get(name, namespace)
-        if rs is None:
+        found = self._sets.get(name, namespace)
+        if found is None:
             self._expected.forget(key)
             return
+        rs = self._kind.view(found)
         # Asked before the pods are looked at: what arrives after that is not among them.
         behind = self._expected.pending(key)
         pods = await self._claimed(rs, of_object(rs.spec.selector))
         failure: ApiError | None = None
         if rs.metadata.deletion_timestamp is None and not behind:
             failure = await self._change(rs, pods)
-        await self._write_status(rs, pods, failure)
+        await self._write_status(found, rs, pods, failure)
         if failure is not None:
             raise failure
         wait = plans.next_available(rs, pods, self.deps.clock.now())
@@ -75,7 +116,7 @@ class ReplicaSetController(Controller[Key]):
     async def _claimed(self, rs: ReplicaSet, selector: LabelSelector) -> list[Pod]:
         candidates = [pod for value in (rs.metadata.uid, orphans(rs.metadata.namespace))
                       for pod in self._pods.by_index("controller", value) if is_active(pod)]
-        return await claim(self.deps.client, PODS, rs, REPLICASETS, plan_claims(rs, selector, candidates))
+        return await claim(self.deps.client, PODS, rs, self._kind.resource, plan_claims(rs, selector, candidates))
 
     async def _change(self, rs: ReplicaSet, pods: list[Pod]) -> ApiError | None:
         change = plans.plan(rs, pods, self._related(rs) if len(pods) > plans.wanted(rs) else [],
@@ -94,8 +135,9 @@ class ReplicaSetController(Controller[Key]):
 
     def _related(self, rs: ReplicaSet) -> list[Pod]:
         owner = controller_of(rs)
-        sets = self._sets.by_index("controller", owner.uid) if owner is not None else [rs]
-        return [pod for item in sets for pod in self._pods.by_index("controller", item.metadata.uid)]
+        uids = [item.metadata.uid for item in self._sets.by_index("controller", owner.uid)] if owner is not None else [
+            rs.metadata.uid]
+        return [pod for uid in uids for pod in self._pods.by_index("controller", uid)]
 
     async def _create(self, rs: ReplicaSet) -> None:
         try:
@@ -119,11 +161,12 @@ class ReplicaSetController(Controller[Key]):
             self.deps.events.normal(rs, "SuccessfulDelete", f"Deleted pod: {name}")
         self._expected.deleted(key_of(rs), pod)
 
-    async def _write_status(self, rs: ReplicaSet, pods: list[Pod], failure: ApiError | None) -> None:
+    async def _write_status(self, found: T, rs: ReplicaSet, pods: list[Pod], failure: ApiError | None) -> None:
         status = plans.status(rs, pods, str(failure or ""), self.deps.clock.now())
         if _counts(status) != _counts(rs.status):
             try:
-                await self.deps.client.update(REPLICASETS, replace(rs, status=status), subresource="status")
+                await self.deps.client.update(self._kind.resource, self._kind.with_status(found, status),
+                                              subresource="status")
             except ApiError as error:
                 if not error.is_not_found:
                     raise

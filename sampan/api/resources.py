@@ -128,6 +128,10 @@ SERVICES = Resource("", "v1", "Service", "services", core_v1.Service, short_name
                     subresources=(_status("", "v1", "Service"),
                                   Subresource("proxy", "", "v1", "ServiceProxyOptions", _PROXY)),
                     definition=_CORE + "Service")
+REPLICATIONCONTROLLERS = Resource("", "v1", "ReplicationController", "replicationcontrollers",
+                                  core_v1.ReplicationController, short_names=("rc",), categories=("all",),
+                                  subresources=(_status("", "v1", "ReplicationController"), _SCALE),
+                                  definition=_CORE + "ReplicationController")
 ENDPOINTS = Resource("", "v1", "Endpoints", "endpoints", core_v1.Endpoints, singular="endpoints",
                      short_names=("ep",), definition=_CORE + "Endpoints")
 CONFIGMAPS = Resource("", "v1", "ConfigMap", "configmaps", core_v1.ConfigMap, short_names=("cm",),
@@ -166,7 +170,8 @@ CLUSTERROLEBINDINGS = Resource(_RBAC, "v1", "ClusterRoleBinding", "clusterrolebi
                                namespaced=False, definition="io.k8s.api.rbac.v1.ClusterRoleBinding")
 
 BUILT_IN: tuple[Resource[Any], ...] = (
-    NAMESPACES, NODES, PODS, SERVICES, ENDPOINTS, CONFIGMAPS, SECRETS, SERVICEACCOUNTS, EVENTS, LEASES,
+    NAMESPACES, NODES, PODS, SERVICES, REPLICATIONCONTROLLERS, ENDPOINTS, CONFIGMAPS, SECRETS, SERVICEACCOUNTS, EVENTS,
+    LEASES,
     DEPLOYMENTS, REPLICASETS, CONTROLLERREVISIONS, ENDPOINTSLICES, CERTIFICATESIGNINGREQUESTS,
     ROLES, CLUSTERROLES, ROLEBINDINGS, CLUSTERROLEBINDINGS,
 )

@@ -9,7 +9,8 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from master.controllers.base import Controller, Deps
+from master.controllers.base import Controller, Deps, Key
+from master.controllers.replicaset import REPLICA_SETS, REPLICATION_CONTROLLERS, ReplicaSetController
 from sampan.api.resources import PODS
 from sampan.api.times import Time
 from sampan.api.types.apps_v1 import (
@@ -108,6 +109,16 @@ class World:
 
         found: Sequence[Event] = (await self.client.list(EVENTS)).items
         return [(item.involved_object.kind or "", item.reason or "", item.message or "") for item in found]
+
+
+def replica_sets(deps: Deps) -> Controller[Key]:
+    """The controller of ReplicaSets."""
+    return ReplicaSetController(deps, REPLICA_SETS)
+
+
+def replication_controllers(deps: Deps) -> Controller[Key]:
+    """The controller of ReplicationControllers."""
+    return ReplicaSetController(deps, REPLICATION_CONTROLLERS)
 
 
 def _due_soon(controller: Controller[Any]) -> bool:

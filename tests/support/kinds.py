@@ -20,6 +20,7 @@ POD: Key = ("", "pods")
 SERVICE: Key = ("", "services")
 DEPLOYMENT: Key = ("apps", "deployments")
 REPLICASET: Key = ("apps", "replicasets")
+REPLICATION_CONTROLLER: Key = ("", "replicationcontrollers")
 
 
 def context(subresource: str = "", *, dry_run: bool = False) -> Context:

@@ -33,8 +33,8 @@ TOO_MANY = "cannot be greater than status.replicas"
 FULL = 100  # percent
 
 
-class _Replicated(Strategy):
-    """What Deployments and ReplicaSets have in common: a template, a selector, a number of pods."""
+class Replicated(Strategy):
+    """What Deployments, ReplicaSets and ReplicationControllers have in common: a template, a selector, a number."""
 
     has_generation = True
     counts: tuple[str, ...] = ()
@@ -61,7 +61,11 @@ class _Replicated(Strategy):
         tree = spec(obj)
         errors = checks.nonnegative("spec.replicas", tree.get("replicas") or 0)
         errors += checks.nonnegative("spec.minReadySeconds", tree.get("minReadySeconds") or 0)
-        return errors + _selector_and_template(tree)
+        return errors + self.validate_pods(tree)
+
+    def validate_pods(self, tree: Tree) -> Errors:
+        """The spec's selector and template, and that they fit together."""
+        return _selector_and_template(tree)
 
     def validate_update(self, new: Tree, old: Tree, context: Context) -> Errors:
         """The selector is fixed: pods that it found before would be orphaned."""
@@ -70,6 +74,10 @@ class _Replicated(Strategy):
             if before is not None and (after is None or after < before):
                 return [invalid("status.collisionCount", after or 0, "cannot be decremented")]
             return []
+        return self.validate_selector_update(new, old)
+
+    def validate_selector_update(self, new: Tree, old: Tree) -> Errors:
+        """See validate_update."""
         after_selector = spec(new).get("selector")
         return immutable("spec.selector", after_selector, spec(old).get("selector"), go_selector(after_selector))
 
@@ -86,16 +94,20 @@ class _Replicated(Strategy):
         replicas = spec(obj).get("replicas", 1)
         result: Tree = {"spec": {"replicas": replicas} if replicas else {},
                         "status": {"replicas": status(obj).get("replicas", 0)}}
-        if text := selector_text(spec(obj).get("selector")):
+        if text := self.selector_text(spec(obj)):
             result["status"]["selector"] = text
         return result
+
+    def selector_text(self, tree: Tree) -> str:
+        """The spec's selector as the Scale tells it."""
+        return selector_text(tree.get("selector"))
 
     def set_scale(self, obj: Tree, replicas: int) -> None:
         """Only the number changes."""
         child(obj, "spec")["replicas"] = replicas
 
 
-class DeploymentStrategy(_Replicated):
+class DeploymentStrategy(Replicated):
     """The rules of Deployments."""
 
     counts = ("updatedReplicas", "readyReplicas", "availableReplicas")
@@ -145,7 +157,7 @@ class DeploymentStrategy(_Replicated):
         return errors
 
 
-class ReplicaSetStrategy(_Replicated):
+class ReplicaSetStrategy(Replicated):
     """The rules of ReplicaSets."""
 
     counts = ("fullyLabeledReplicas", "readyReplicas", "availableReplicas")
@@ -185,13 +197,18 @@ def _selector_and_template(tree: Tree) -> Errors:
     if not parsed.matches(found or {}):
         errors.append(invalid("spec.template.metadata.labels", go_map(found),
                               "`selector` does not match template `labels`"))
-    errors += pod_validation.template(template, "spec.template")
+    return errors + lasting_template(template, "ReplicaSet")
+
+
+def lasting_template(template: Tree, kind: str) -> Errors:
+    """A template whose pods are to run for good; `kind` is what upstream's message calls its owner."""
+    errors = pod_validation.template(template, "spec.template")
     pods = part(template, "spec")
     if pods.get("restartPolicy") != "Always":
         errors.append(not_supported("spec.template.spec.restartPolicy", pods.get("restartPolicy") or "", ("Always",)))
     if "activeDeadlineSeconds" in pods:
         errors.append(forbidden("spec.template.spec.activeDeadlineSeconds",
-                                "activeDeadlineSeconds in ReplicaSet is not Supported"))
+                                f"activeDeadlineSeconds in {kind} is not Supported"))
     return errors
 
 

@@ -46,6 +46,11 @@ _DOCS: dict[Key, dict[str, str]] = {
         "Type": f"{_CORE}.ServiceSpec.type", "Cluster-IP": f"{_CORE}.ServiceSpec.clusterIP",
         "External-IP": f"{_CORE}.ServiceSpec.externalIPs", "Port(s)": f"{_CORE}.ServiceSpec.ports",
         "Selector": f"{_CORE}.ServiceSpec.selector"},
+    ("", "replicationcontrollers"): {
+        "Desired": f"{_CORE}.ReplicationControllerSpec.replicas",
+        "Current": f"{_CORE}.ReplicationControllerStatus.replicas",
+        "Ready": f"{_CORE}.ReplicationControllerStatus.readyReplicas",
+        "Selector": f"{_CORE}.ReplicationControllerSpec.selector", **_TEMPLATE},
     ("", "endpoints"): {"Endpoints": f"{_CORE}.Endpoints.subsets"},
     ("", "configmaps"): {"Data": f"{_CORE}.ConfigMap.data"},
     ("", "secrets"): {"Type": f"{_CORE}.Secret.type", "Data": f"{_CORE}.Secret.data"},

@@ -149,6 +149,10 @@ def _replica_set(obj: Tree) -> list[Any]:
             *_template(tree)]
 
 
+def _replication_controller(obj: Tree) -> list[Any]:
+    return [*_replica_set(obj)[:-1], pairs(part(spec(obj), "selector"))]
+
+
 def _scale(obj: Tree) -> list[Any]:
     return [name(obj), spec(obj).get("replicas") or 0, status(obj).get("replicas") or 0, age(obj)]
 
@@ -202,6 +206,8 @@ TABLES: dict[tuple[str, str], TablePrinter] = {
     ("", "pods"): PODS,
     ("", "services"): Table((NAME, Column("Type"), Column("Cluster-IP"), Column("External-IP"), Column("Port(s)"), AGE,
                              wide("Selector")), _service),
+    ("", "replicationcontrollers"): Table((NAME, _int("Desired"), _int("Current"), _int("Ready"), AGE, *_WORKLOAD),
+                                          _replication_controller),
     ("", "endpoints"): Table((NAME, Column("Endpoints"), AGE), _endpoints),
     ("", "configmaps"): Table((NAME, Column("Data"), AGE), _config_map),
     ("", "secrets"): Table((NAME, Column("Type"), Column("Data"), AGE), _secret),

@@ -11,6 +11,7 @@ from master.apiserver.kinds.core_event import EventStrategy
 from master.apiserver.kinds.core_namespace import NamespaceStrategy
 from master.apiserver.kinds.core_node import NodeStrategy
 from master.apiserver.kinds.core_pod import PodStrategy
+from master.apiserver.kinds.core_replication import ReplicationControllerStrategy
 from master.apiserver.kinds.core_service import ServiceStrategy
 from master.apiserver.kinds.endpoints import EndpointSliceStrategy, EndpointsStrategy
 from master.apiserver.kinds.print_docs import Definitions, described
@@ -31,6 +32,7 @@ def strategies(cluster_ips: ClusterIPs, node_ports: NodePorts) -> dict[Key, Stra
         ("", "nodes"): NodeStrategy(),
         ("", "pods"): PodStrategy(),
         ("", "services"): ServiceStrategy(cluster_ips, node_ports),
+        ("", "replicationcontrollers"): ReplicationControllerStrategy(),
         ("", "endpoints"): EndpointsStrategy(),
         ("", "configmaps"): ConfigMapStrategy(),
         ("", "secrets"): SecretStrategy(),

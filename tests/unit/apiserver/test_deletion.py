@@ -61,6 +61,15 @@ def test_propagation_is_written_as_finalizers(options: Options, before: list[str
     assert finalizers_after(obj(finalizers=before), options) == after
 
 
+@pytest.mark.parametrize(("options", "before", "after"), [
+    (Options(), [], ["orphan"]), (Options(), ["foregroundDeletion"], ["foregroundDeletion"]),
+    (Options(), ["orphan"], ["orphan"]), (Options(propagation="Background"), [], []), (Options(orphan=False), [], [])])
+def test_a_kind_that_keeps_its_dependents(options: Options, before: list[str], after: list[str]) -> None:
+    assert finalizers_after(obj(finalizers=before), options, orphans=True) == after
+    marked = plan(obj(finalizers=before), options, grace=0, now=NOW, orphans=True)
+    assert marked.action == ("mark" if after else "remove")
+
+
 def test_a_namespace_waits_for_its_own_finalizers() -> None:
     namespace = obj("Namespace")
     namespace["spec"] = {"finalizers": ["kubernetes"]}

@@ -14,7 +14,6 @@ from master.controllers import rollout as sums
 from master.controllers.deployment import DeploymentController
 from master.controllers.deployment_plan import Plan, new_replica_set, plan
 from master.controllers.pods import find
-from master.controllers.replicaset import ReplicaSetController
 from sampan.api import errors
 from sampan.api.resources import DEPLOYMENTS, REPLICASETS
 from sampan.api.times import Time
@@ -22,7 +21,7 @@ from sampan.api.types.apps_v1 import Deployment, DeploymentCondition, ReplicaSet
 from sampan.client.fake import Call
 from sampan.client.protocol import Patch
 from sampan.loop.clock import FakeClock
-from tests.support.controllers import World, deployment, meta
+from tests.support.controllers import World, deployment, meta, replica_sets
 
 NOW = FakeClock().now()
 
@@ -197,7 +196,7 @@ def test_a_rollout_that_is_stuck_misses_its_deadline_and_recovers() -> None:
 
 async def test_the_story_of_a_deployment() -> None:
     world = World()
-    async with world.running(DeploymentController, ReplicaSetController):
+    async with world.running(DeploymentController, replica_sets):
         world.client.put(deployment(replicas=3))
         await world.converge()
         found = await world.client.get(DEPLOYMENTS, "web", "default")
@@ -232,7 +231,7 @@ async def _set_image(world: World, image: str) -> None:
 
 async def test_pause_scale_resume_and_history() -> None:
     world = World()
-    async with world.running(DeploymentController, ReplicaSetController):
+    async with world.running(DeploymentController, replica_sets):
         world.client.put(deployment(replicas=2, revision_history_limit=1))
         await world.converge()
         await world.client.patch(DEPLOYMENTS, "web", Patch("merge", {"spec": {"paused": True}}), "default")
@@ -273,7 +272,7 @@ async def test_a_replica_set_that_cannot_be_made_is_told_in_the_conditions() -> 
             raise errors.forbidden_request("apps", "replicasets", "web-1", f"no. {len(world.client.calls)}")
 
     world.client.on_call = refuse
-    async with world.running(DeploymentController, ReplicaSetController):
+    async with world.running(DeploymentController, replica_sets):
         world.client.put(deployment(replicas=1))
         await world.settle(60)
         found = await world.client.get(DEPLOYMENTS, "web", "default")

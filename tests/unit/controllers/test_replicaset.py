@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,16 +14,16 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from master.controllers import replicaset as controller
-from master.controllers.replicaset import ReplicaSetController
 from master.controllers.replicaset_plan import plan, rank_for_deletion, status
 from sampan.api import errors
 from sampan.api.resources import PODS, REPLICASETS
 from sampan.api.times import Time
 from sampan.api.types.core_v1 import ContainerStatus, Pod
 from sampan.client.fake import Call
+from sampan.client.informer import Informer
 from sampan.client.protocol import Patch
 from sampan.loop.clock import FakeClock
-from tests.support.controllers import World, pod, replica_set
+from tests.support.controllers import World, pod, replica_set, replica_sets
 
 NOW = FakeClock().now()
 
@@ -85,7 +87,7 @@ def test_a_pod_is_available_after_min_ready_seconds() -> None:
 
 async def test_creates_reports_and_deletes() -> None:
     world = World()
-    async with world.running(ReplicaSetController):
+    async with world.running(replica_sets):
         rs = world.client.put(replica_set(replicas=5))
         await world.converge()
         pods = await world.pods()
@@ -104,14 +106,19 @@ async def test_creates_reports_and_deletes() -> None:
         assert world.client.count("create", "pods") == 5
 
 
+def hold_back_news(world: World) -> tuple[Informer[Pod], Callable[[Any], None], list[Any]]:
+    """The informer of pods learns of nothing from now on; what passes it the news, and the news."""
+    informer, late = world.informers.get(PODS), list[Any]()
+    apply, informer._apply = informer._apply, late.append  # type: ignore[method-assign]
+    return informer, apply, late
+
+
 async def test_a_stale_copy_makes_no_extra_pods() -> None:
     """Pods are created, but the informer does not learn of it: nothing may happen until it does."""
     world = World()
-    async with world.running(ReplicaSetController):
+    async with world.running(replica_sets):
         await world.settle()
-        informer = world.informers.get(PODS)
-        apply, late = informer._apply, []
-        informer._apply = late.append  # type: ignore[method-assign] # the test holds back the news
+        informer, apply, late = hold_back_news(world)
         world.client.put(replica_set(replicas=3))
         await world.clock.settle(200)
         for _ in range(5):
@@ -128,11 +135,9 @@ async def test_a_stale_copy_makes_no_extra_pods() -> None:
 async def test_news_that_come_while_a_pod_is_adopted_make_no_extra_pods() -> None:
     """The list of pods is from before the news; that they have come since does not make it fresh."""
     world = World()
-    async with world.running(ReplicaSetController):
+    async with world.running(replica_sets):
         await world.settle()
-        informer = world.informers.get(PODS)
-        apply, late = informer._apply, []
-        informer._apply = late.append  # type: ignore[method-assign] # the test holds back the news
+        informer, apply, late = hold_back_news(world)
         world.client.put(pod("orphan"))
         world.client.put(replica_set(replicas=3))
         await world.clock.settle(200)
@@ -156,7 +161,7 @@ async def test_a_pod_of_which_the_informer_never_hears_is_replaced(monkeypatch: 
     """It was created and deleted between two lists."""
     monkeypatch.setattr(controller, "CATCH_UP", 0.02)
     world = World()
-    async with world.running(ReplicaSetController):
+    async with world.running(replica_sets):
         await world.settle()
         informer = world.informers.get(PODS)
         apply = informer._apply
@@ -180,7 +185,7 @@ async def test_adopts_orphans_and_releases_strangers() -> None:
     stranger = pod("stranger", owner=replica_set())
     world.client.put(replace(stranger, metadata=replace(stranger.metadata, labels={"app": "other"})))
     world.client.put(pod("foreign", owner=replica_set("other", uid="rs-2")))
-    async with world.running(ReplicaSetController):
+    async with world.running(replica_sets):
         world.client.put(replica_set(replicas=2))
         await world.converge()
         owners = {item.metadata.name: [owner.uid for owner in item.metadata.owner_references]
@@ -199,7 +204,7 @@ async def test_a_refused_create_is_told_and_tried_again() -> None:
             raise errors.forbidden_request("", "pods", "", "exceeded quota: q")
 
     world.client.on_call = refuse
-    async with world.running(ReplicaSetController):
+    async with world.running(replica_sets):
         world.client.put(replica_set(replicas=8))
         for _ in range(200):
             await world.clock.settle()
@@ -227,7 +232,7 @@ async def test_a_refusal_that_is_worded_anew_each_time_is_tried_again_with_back_
             raise errors.forbidden_request("", "pods", name, 'serviceaccount "missing" not found')
 
     world.client.on_call = refuse
-    async with world.running(ReplicaSetController):
+    async with world.running(replica_sets):
         world.client.put(replica_set(replicas=1))
         await world.settle(60)
         rs = await world.client.get(REPLICASETS, "web", "default")
@@ -245,7 +250,7 @@ async def test_no_pods_in_a_namespace_that_is_going() -> None:
             raise error
 
     world.client.on_call = refuse
-    async with world.running(ReplicaSetController):
+    async with world.running(replica_sets):
         world.client.put(replica_set(replicas=3))
         await world.settle()
         assert [item for item in await world.told() if item[1] == "FailedCreate"] == []

@@ -9,7 +9,7 @@ from master.apiserver.kinds.allocator import ClusterIPs, NodePorts
 from master.apiserver.schema import load_definitions
 from master.apiserver.strategy import Age
 from sampan.api.resources import BUILT_IN
-from tests.support.kinds import DEPLOYMENT, POD, REPLICASET, SERVICE, made, workload
+from tests.support.kinds import DEPLOYMENT, POD, REPLICASET, REPLICATION_CONTROLLER, SERVICE, made, workload
 
 Tree = dict[str, Any]
 
@@ -39,6 +39,7 @@ def test_every_kind_has_rules_and_columns_and_prints_what_is_almost_nothing() ->
     (SERVICE, "Name Type Cluster-IP External-IP Port(s) Age | Selector"),
     (DEPLOYMENT, "Name Ready Up-to-date Available Age | Containers Images Selector"),
     (REPLICASET, "Name Desired Current Ready Age | Containers Images Selector"),
+    (REPLICATION_CONTROLLER, "Name Desired Current Ready Age | Containers Images Selector"),
     (("", "events"), "Last_Seen Type Reason Object Message | Subobject Source First_Seen Count Name"),
     (("", "namespaces"), "Name Status Age | "), (("", "secrets"), "Name Type Data Age | "),
     (("coordination.k8s.io", "leases"), "Name Holder Age | "),
@@ -54,11 +55,12 @@ def test_columns(key: tuple[str, str], columns: str) -> None:
     assert " ".join(narrow) + " | " + " ".join(wide) == columns
 
 
-def test_only_a_replica_sets_counts_are_declared_as_numbers() -> None:
+def test_only_the_counts_of_those_that_keep_a_number_of_pods_are_declared_as_numbers() -> None:
     """A Deployment's are said to be text, though they are numbers: so upstream has it."""
     numbers = {key: [column.name for column in printer.columns if column.type == "integer"]
                for key, printer in printers().items()}
-    assert {key: found for key, found in numbers.items() if found} == {REPLICASET: ["Desired", "Current", "Ready"]}
+    assert {key: found for key, found in numbers.items() if found} == {
+        key: ["Desired", "Current", "Ready"] for key in (REPLICASET, REPLICATION_CONTROLLER)}
 
 
 def test_the_default_printer() -> None:
@@ -177,6 +179,9 @@ def test_workloads() -> None:
         "Name": "n", "Ready": "2/3", "Up-to-date": 1, "Available": 2, "Age": Age(BORN), "Containers": "c",
         "Images": "nginx:1.27", "Selector": "app=web"}
     assert list(cells(REPLICASET, tree).values())[1:4] == [3, 3, 2]
+    tree["spec"]["selector"] = {"b": "2", "a": "1"}
+    assert list(cells(REPLICATION_CONTROLLER, tree).values())[1:4] == [3, 3, 2]
+    assert cells(REPLICATION_CONTROLLER, tree)["Selector"] == "a=1,b=2"
 
 
 def test_endpoints() -> None:
