@@ -170,6 +170,8 @@ class Scheduler:
                 self._release(new)  # somebody else has bound it: what was reserved is for others
             self._cluster.place(new, new.spec.node_name)
         elif waits_for_node(new) and (old is None or old.spec != new.spec or key not in self._waiting):
+            if old is not None and old.spec.node_name:
+                self._release(new)  # the server was restored from a backup of before the binding
             self._metrics.queued(key)
             self._queue.add(key)
 

@@ -267,3 +267,14 @@ async def test_room_that_was_reserved_for_a_pod_that_is_bound_elsewhere_goes_to_
         await clock.settle()  # the informer hears of it before the answer comes that the binding was refused
         go.set()
         await until(lambda found: found.spec.node_name == "n1", client, "two")
+
+
+async def test_a_pod_that_has_lost_its_node_gets_one() -> None:
+    """The server was restored from a backup of before the binding."""
+    async with running() as (client, clock):
+        await join(client, node("n1"))
+        unbound = await client.create(PODS, pod("web"))
+        await until(lambda found: found.spec.node_name == "n1", client, "web")
+        await clock.settle()
+        client.put(unbound)
+        await until(lambda found: found.spec.node_name == "n1", client, "web")
