@@ -65,7 +65,7 @@ def space(lab: LabHandle) -> Iterator[LabSpace]:
         return not found
 
     try:
-        patience("nothing is left that no pod owns", clean, 60)
+        patience("nothing is left that no pod owns", clean)
     except AssertionError as error:
         error.add_note("\n".join(found))
         raise

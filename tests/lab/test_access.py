@@ -74,7 +74,7 @@ def test_a_pod_on_each_node_uses_its_token(lab: LabHandle, space: LabSpace) -> N
     for node in lab.workers:
         name = f"on-{node.name}"
         space.ready(name)
-        patience("kubectl in a pod reaches the Service kubernetes", partial(sees_itself, name), 60)
+        patience("kubectl in a pod reaches the Service kubernetes", partial(sees_itself, name))
         refused = space.run(name, *command, "secrets", check=False)
         assert f'User "system:serviceaccount:{space.name}:default" cannot list resource "secrets"' in refused
 
@@ -88,7 +88,7 @@ def test_without_its_master_an_agent_goes_on_with_the_tokens_it_has(lab: LabHand
     try:
         starts = lab.log(node).count(f"node {node} is up")
         lab.restart(node, "agent", kill=True)
-        patience("the agent has begun again", lambda: lab.log(node).count(f"node {node} is up") > starts, 60)
+        patience("the agent has begun again", lambda: lab.log(node).count(f"node {node} is up") > starts)
         assert lab.docker(node, "exec", box, "cat", TOKEN) == token
     finally:
         lab.start("master", "master")

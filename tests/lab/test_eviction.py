@@ -93,7 +93,7 @@ def test_a_node_whose_engine_is_down_loses_its_pods_and_its_share_of_the_load(la
     patience("nodes with endpoints carry", lambda: addresses("local") == {ips["node1"], ips["node2"]})
     lab.stop("node2", "docker")
     patience("tainted", lambda: taints(lab, "node2") == {(NOT_READY, "NoSchedule"), (NOT_READY, "NoExecute")})
-    space.until("stays", "is not ready in the master's eyes", lambda seen: condition(seen, "Ready") == "False", 60)
+    space.until("stays", "is not ready in the master's eyes", lambda seen: condition(seen, "Ready") == "False")
     space.pods.until("the other is told to go", lambda pods: "leaves" not in pods
                      or "deletionTimestamp" in pods["leaves"]["metadata"], 60)
     patience("only ready nodes carry", lambda: addresses("everywhere") == {ips["node1"]})

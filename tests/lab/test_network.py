@@ -114,9 +114,9 @@ def test_what_is_taken_away_by_hand_comes_back(lab: LabHandle, space: LabSpace, 
     lab.exec("node1", "iptables", "-P", "FORWARD", "DROP")
     before = routes(lab, "node1")
     lab.exec("node1", *damage.split())
-    patience("the routes", lambda: routes(lab, "node1") == before, 60)
-    patience("pods reach each other", lambda: who_asks(space, "on-node1", pods["node2"]) == pods["node1"], 60)
-    patience("and back", lambda: who_asks(space, "on-node2", pods["node1"]) == pods["node2"], 60)
+    patience("the routes", lambda: routes(lab, "node1") == before)
+    patience("pods reach each other", lambda: who_asks(space, "on-node1", pods["node2"]) == pods["node1"])
+    patience("and back", lambda: who_asks(space, "on-node2", pods["node1"]) == pods["node2"])
     patience("and the world sees the node", lambda: (
         who_asks(space, "on-node1", "127.0.0.1") == "127.0.0.1"
         and "MASQUERADE" in lab.exec("node1", "iptables-save", "-t", "nat")), 60)
@@ -141,7 +141,7 @@ def second_address(lab: LabHandle) -> Iterator[str]:
     finally:
         lab.exec("node2", "ip", "addr", "del", f"{address}/24", "dev", "eth0", check=False)
         lab.kubectl()("annotate", "node", "node2", f"{FLANNEL}public-ip-overwrite-")
-        patience("the old address", lambda: node_behind(lab, "node2") == node.ip, 60)
+        patience("the old address", lambda: node_behind(lab, "node2") == node.ip)
 
 
 def node_behind(lab: LabHandle, name: str) -> str:
@@ -154,7 +154,7 @@ def node_behind(lab: LabHandle, name: str) -> str:
 def test_a_node_s_other_address_is_followed(lab: LabHandle, space: LabSpace, pods: dict[str, str],
                                             second_address: str) -> None:
     lab.kubectl()("annotate", "node", "node2", f"{FLANNEL}public-ip-overwrite={second_address}")
-    patience("node1 follows", lambda: node_behind(lab, "node2") == second_address, 60)
+    patience("node1 follows", lambda: node_behind(lab, "node2") == second_address)
     assert who_asks(space, "on-node1", pods["node2"]) == pods["node1"]
     assert who_asks(space, "on-node2", pods["node1"]) == pods["node2"]
 

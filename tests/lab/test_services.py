@@ -154,7 +154,7 @@ def test_restarts_of_agents_lose_no_request(web: LabSpace, lab: LabHandle) -> No
         patience(f"{node} has the Service", lambda: works(web, f"client-{node}", "web"))  # noqa: B023
         for how, url in (("address", f"http://{address}/"), ("name", "http://web/")):
             askers.append(web.pod(f"asker-{node}-{how}", ["sh", "-c", LOOP.format(url=url)], nodeName=node))
-    web.ready(*askers, seconds=60)
+    web.ready(*askers)
     for node in lab.hosts:
         lab.restart(node, "agent", kill=True)
     lab.until_ready()
@@ -175,7 +175,7 @@ def test_wiped_rules_come_back(web: LabSpace, lab: LabHandle) -> None:
     lab.exec("node1", "iptables", "-t", "nat", "-F")
     patience("it works again", lambda: works(web, "client-node1", address))
     lab.exec("node1", "sh", "-c", "iptables -P FORWARD DROP && iptables -F FORWARD")
-    patience("and once more", lambda: works(web, "client-node1", address), 60)
+    patience("and once more", lambda: works(web, "client-node1", address))
 
 
 def test_a_pod_that_leaves_takes_no_more_connections(web: LabSpace, lab: LabHandle) -> None:

@@ -48,7 +48,7 @@ def test_killed_and_started_again(cluster: ClusterHandle, space: Space) -> None:
     patience("the agent is connected again", lambda: cluster.log("agent").count("connected to the master") > greeted)
     assert len(space("get", "pods", "-l", "app=web", "-o", "name").split()) == 2
     space("scale", "deployment/web", "--replicas=3")
-    space.pods.until("three are ready", lambda pods: len([pod for pod in pods.values() if is_ready(pod)]) == 3, 60)
+    space.pods.until("three are ready", lambda pods: len([pod for pod in pods.values() if is_ready(pod)]) == 3)
     after = ids(space)
     assert before.items() <= after.items()
     assert all(restarts(pod) == 0 for pod in space.pods.objects.values())
