@@ -140,7 +140,7 @@ class Supervisor:
 
 def alone(pidfile: Path) -> bool:
     """Lock the pid file's place until this process ends; False where another supervisor has it."""
-    lock = os.open(pidfile.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = os.open(pidfile.with_name(pidfile.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -137,6 +137,12 @@ def test_a_second_supervisor_leaves_the_first_its_place(unit: Supervised) -> Non
             os.kill(first, signal.SIGTERM)
 
 
+def test_the_supervisors_lock_is_not_its_services(unit: Supervised) -> None:
+    """The agent locks `agent.lock` in the folder of its pid file."""
+    start(unit, "flock", "--nonblock", str(unit.pidfile.with_suffix(".lock")), "sleep", "600")
+    until(lambda: unit.child and Path(f"/proc/{unit.child}/task/{unit.child}/children").read_text())
+
+
 def test_a_service_that_somebody_else_has_just_started_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     units = BackgroundUnits(Paths(*[tmp_path] * 4))
     unit = Supervised(tmp_path / "agent.pid", tmp_path / "agent.log")
