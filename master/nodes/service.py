@@ -165,6 +165,7 @@ class NodeService(node_pb2_grpc.NodeServiceServicer):
         other = self._sessions.get(who.node)
         if other is not None:
             other.end(Refused(409, f'another agent has connected as node "{who.node}"'))
+            self._streams.disconnected(who.node)
         self._sessions[who.node] = session
         self._streams.connected(who.node)
         try:

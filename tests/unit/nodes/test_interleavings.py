@@ -16,6 +16,7 @@ from master.nodes.reports import NodeReports
 from master.nodes.service import NodeService, ServerTls
 from master.nodes.world import World
 from sampan.api import codec
+from sampan.api.errors import ApiError
 from sampan.api.resources import CONFIGMAPS, NODES, PODS
 from sampan.api.types import core_v1, meta_v1
 from sampan.client.fake import Call, FakeClient
@@ -24,7 +25,7 @@ from sampan.loop.clock import FakeClock
 from sampan.pb import node_pb2
 from sampan.pb.node_pb2 import AgentMessage
 from sampan.pki import ca
-from tests.support.nodeline import node, pod
+from tests.support.nodeline import node, pod, until
 
 WHO = NodeIdentity("n1", 1, datetime(2026, 1, 1, tzinfo=UTC))
 
@@ -153,3 +154,27 @@ async def test_an_agent_hears_that_its_node_is_deleted_while_it_is_let_in(monkey
             assert deleted
             with pytest.raises(Aborted, match="join again"):
                 await service.Sync(None, Line(certificate))
+
+
+async def test_what_was_asked_over_a_line_that_another_has_replaced_is_given_up(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host was switched off and on: nobody has noticed yet that its old line is dead."""
+    cluster = Cluster(monkeypatch)
+    _, authority = ca.Authority.create("ca")
+    certificate = authority.issue(ca.Identity("system:node:n1", ("system:nodes",))).certificate
+    service = NodeService(cluster.client, cluster.informers, lambda: ServerTls(b"", b"", b""))
+    cluster.client.put(node("n1"))
+    async with cluster.running():
+        first = asyncio.create_task(service.Sync(None, Line(certificate)))
+        await until(service.connected)
+        asked = asyncio.create_task(service.open("n1", node_pb2.Open()))
+        await cluster.clock.settle()
+        second = asyncio.create_task(service.Sync(None, Line(certificate)))
+        with pytest.raises(Aborted, match="another agent has connected"):
+            await first
+        async with asyncio.timeout(25):  # by itself it would wait for 30 s
+            with pytest.raises(ApiError, match="broke"):
+                await asked
+        assert service.connected() == {"n1"}
+        second.cancel()
+        await asyncio.gather(second, return_exceptions=True)
