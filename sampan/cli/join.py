@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,7 +18,7 @@ import yaml
 
 from sampan import clusterconfig
 from sampan.api.errors import ApiError
-from sampan.api.resources import NODES
+from sampan.api.resources import LEASES, NODES
 from sampan.api.types import core_v1
 from sampan.cli import configure, objects, preflight
 from sampan.cli.paths import Paths, program
@@ -36,6 +37,7 @@ CERTIFICATE_SECONDS = 330.0
 """Seconds for the certificate; somebody may have to approve the request."""
 POLL_SECONDS = 0.25
 REQUEST_SECONDS = 5.0
+LEASE_NAMESPACE = "kube-node-lease"
 NEW_LINE = "get a new join line on the master: sampan token create --print-join-command"
 
 
@@ -132,8 +134,9 @@ async def join(options: JoinOptions, paths: Paths, units: Units, progress: Progr
         with progress.step("The cluster's settings") as outcome:
             outcome.text = await adopt_settings(options, paths) or "none"
     with progress.step(f"Node {options.name}") as outcome:
+        begun = datetime.now(UTC)
         units.start("agent", ["--config", str(paths.agent_config)])
-        await wait_until_ready(options, paths, units.log_hint("agent"))
+        await wait_until_ready(options, paths, units.log_hint("agent"), begun)
         outcome.text = "is Ready"
 
 
@@ -275,22 +278,39 @@ async def is_ready(options: JoinOptions, paths: Paths) -> bool:
         return False
 
 
-async def wait_until_ready(options: JoinOptions, paths: Paths, log_hint: str) -> None:
-    """Return when the node is Ready; CommandError with what is missing after `options.timeout` seconds."""
+async def wait_until_ready(options: JoinOptions, paths: Paths, log_hint: str, since: datetime) -> None:
+    """Return when the node is Ready; CommandError with what is missing after `options.timeout` seconds.
+
+    A node that was Ready when its agent stopped still looks so for a while: its Lease tells of an agent after `since`.
+    """
     deadline = time.monotonic() + options.timeout
     state = "it has not registered"
     async with as_node(options, paths) as client:
         while time.monotonic() < deadline:
             try:
                 node = await client.get(NODES, options.name)
-                if objects.is_ready(NODES, node):
+                if not objects.is_ready(NODES, node):
+                    state = unready(node)
+                elif await heard(client, options.name, since):
                     return
-                state = unready(node)
+                else:
+                    state = "its agent has not been heard"
             except ApiError as error:
                 state = "it has not registered" if error.is_not_found else str(error)
             await asyncio.sleep(POLL_SECONDS)
     raise CommandError(f"node {options.name} is not Ready after {options.timeout:g} s: {state}",
                        f"the agent goes on trying; see: {log_hint}; sampan reset takes the host out again")
+
+
+async def heard(client: HttpClient, name: str, since: datetime) -> bool:
+    """Whether the node's agent has renewed its Lease after that time."""
+    try:
+        renewed = (await client.get(LEASES, name, LEASE_NAMESPACE)).spec.renew_time
+    except ApiError as error:
+        if error.is_not_found:
+            return False
+        raise
+    return renewed is not None and renewed > since
 
 
 def unready(node: core_v1.Node) -> str:

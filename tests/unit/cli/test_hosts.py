@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import io
 import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +21,9 @@ from master import config as master_settings
 from netplugin import overlay
 from sampan import clusterconfig
 from sampan.api.resources import CONFIGMAPS, SECRETS
-from sampan.api.types.core_v1 import ConfigMap, Secret
+from sampan.api.times import MicroTime
+from sampan.api.types.coordination_v1 import Lease, LeaseSpec
+from sampan.api.types.core_v1 import ConfigMap, Node, NodeCondition, NodeStatus, Secret
 from sampan.api.types.meta_v1 import ObjectMeta
 from sampan.cli import certs, configure, engine, join, preflight, reset, token
 from sampan.cli import main as command
@@ -247,6 +251,32 @@ def test_a_join_that_fails_leaves_the_host_as_it_was(tmp_path: Path, ran: bool) 
     assert not join.identity(place).exists()
     assert not place.bootstrap_token.exists()
     assert (units.status("agent").state == "running") == ran
+
+
+async def test_a_node_that_was_ready_before_does_not_count_until_its_agent_is_heard(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its last word stands for 40 s after its agent has gone."""
+    client, begun = FakeClient(FakeClock()), datetime.now(UTC)
+
+    @asynccontextmanager
+    async def as_node(*_: object) -> AsyncIterator[FakeClient]:
+        yield client
+
+    def heard(at: datetime) -> Lease:
+        return Lease(metadata=ObjectMeta(name="n1", namespace="kube-node-lease"),
+                     spec=LeaseSpec(renew_time=MicroTime.of(at)))
+
+    monkeypatch.setattr(join, "as_node", as_node)
+    options = JoinOptions("https://m:6443", node_name="n1", timeout=0.3)
+    ready = NodeStatus(conditions=[NodeCondition(type="Ready", status="True")])
+    client.put(Node(metadata=ObjectMeta(name="n1"), status=ready))
+    for lease in (None, heard(begun - timedelta(seconds=5))):
+        if lease is not None:
+            client.put(lease)
+        with pytest.raises(CommandError, match="its agent has not been heard"):
+            await join.wait_until_ready(options, paths(tmp_path), "less log", begun)
+    client.put(heard(begun + timedelta(seconds=1)))
+    await join.wait_until_ready(options, paths(tmp_path), "less log", begun)
 
 
 def test_reset_spares_images_and_foreign_files(tmp_path: Path) -> None:
