@@ -6,8 +6,8 @@ import asyncio
 import base64
 import binascii
 import json
-from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 from aiohttp import WSMsgType, web
@@ -30,6 +30,7 @@ from sampan.pb.node_pb2 import Attach, Data, Exec, Open, Resize
 Tree = dict[str, Any]
 Input = Data | Resize
 """What a client sends: bytes or the end of its input, or the terminal's size."""
+Take = Callable[[Input], Awaitable[None]]
 
 WEBSOCKET_PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io", "v4.base64.channel.k8s.io", "channel.k8s.io",
                        "base64.channel.k8s.io")
@@ -48,8 +49,8 @@ _CLOSE = 255
 class Client(Protocol):
     """The client's side of a session."""
 
-    def inputs(self) -> AsyncIterator[Input]:
-        """What it sends, until it goes away."""
+    async def inputs(self, take: Take) -> None:
+        """Hand on what it sends, until it goes away."""
 
     async def output(self, channel: int, data: bytes) -> None:
         """Bytes of stdout or stderr."""
@@ -110,14 +111,14 @@ class WebSocketClient:
         """An empty message on the lowest channel that is written: the client sees that the connection stands."""
         await self._send(channel, b"")
 
-    async def inputs(self) -> AsyncIterator[Input]:
+    async def inputs(self, take: Take) -> None:
         """See Client."""
         while True:
             message = await self._socket.receive()
             if message.type not in (WSMsgType.BINARY, WSMsgType.TEXT):
                 return
             for item in self._parse(message.data):
-                yield item
+                await take(item)
 
     async def output(self, channel: int, data: bytes) -> None:
         """See Client."""
@@ -162,37 +163,26 @@ class SpdyClient:
         self._streams = streams
         self._structured = protocol.startswith("v4.")
 
-    async def inputs(self) -> AsyncIterator[Input]:
+    async def inputs(self, take: Take) -> None:
         """See Client."""
-        queue: asyncio.Queue[Input | None] = asyncio.Queue(4)
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._ended(queue))]
-            if "stdin" in self._streams:
-                tasks.append(group.create_task(self._stdin(self._streams["stdin"], queue)))
-            if "resize" in self._streams:
-                tasks.append(group.create_task(self._resizes(self._streams["resize"], queue)))
-            try:
-                while (item := await queue.get()) is not None:
-                    yield item
-            finally:
-                for task in tasks:
-                    task.cancel()
-
-    async def _ended(self, queue: asyncio.Queue[Input | None]) -> None:
-        await self._connection.closed.wait()
-        await queue.put(None)
+            tasks = [group.create_task(pass_on(self._streams[name], take))
+                     for name, pass_on in (("stdin", self._stdin), ("resize", self._resizes)) if name in self._streams]
+            await self._connection.closed.wait()
+            for task in tasks:
+                task.cancel()
 
     @staticmethod
-    async def _stdin(stream: SpdyStream, queue: asyncio.Queue[Input | None]) -> None:
+    async def _stdin(stream: SpdyStream, take: Take) -> None:
         while data := await stream.read():
-            await queue.put(Data(channel=STDIN, data=data))
-        await queue.put(Data(channel=STDIN, end=True))
+            await take(Data(channel=STDIN, data=data))
+        await take(Data(channel=STDIN, end=True))
 
     @staticmethod
-    async def _resizes(stream: SpdyStream, queue: asyncio.Queue[Input | None]) -> None:
+    async def _resizes(stream: SpdyStream, take: Take) -> None:
         while data := await stream.read():
             for size in parse_resizes(data.decode("utf-8", "replace")):
-                await queue.put(size)
+                await take(size)
 
     async def output(self, channel: int, data: bytes) -> None:
         """See Client."""
@@ -301,19 +291,17 @@ async def _collect(connection: SpdyConnection, expected: set[str]) -> dict[str, 
 
 async def interact(client: Client, session: NodeStream) -> None:
     """Pass everything both ways until the process ends or the client goes away."""
-    async def inbound() -> None:
-        async with aclosing(client.inputs()) as inputs:  # type: ignore[type-var]
-            async for item in inputs:
-                if isinstance(item, Resize):
-                    await session.resize(item.width, item.height)
-                elif item.end:
-                    await session.end(item.channel)
-                else:
-                    await session.send(item.channel, item.data)
+    async def take(item: Input) -> None:
+        if isinstance(item, Resize):
+            await session.resize(item.width, item.height)
+        elif item.end:
+            await session.end(item.channel)
+        else:
+            await session.send(item.channel, item.data)
 
     async with asyncio.TaskGroup() as group:
         outbound = group.create_task(_outbound(client, session))
-        listener = group.create_task(inbound())
+        listener = group.create_task(client.inputs(take))
         await asyncio.wait((outbound, listener), return_when=asyncio.FIRST_COMPLETED)
         listener.cancel()
         outbound.cancel()

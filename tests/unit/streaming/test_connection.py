@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from master.apiserver.streaming import connection, spdy
 from master.apiserver.streaming.connection import SpdyConnection
-from master.apiserver.streaming.remote import parse_resizes
-from sampan.pb.node_pb2 import Resize
+from master.apiserver.streaming.remote import SpdyClient, interact, parse_resizes
+from sampan.pb.node_pb2 import Exit, Frame, Resize
 
 
 class Pipe:
@@ -166,3 +167,34 @@ def test_sizes_of_the_terminal() -> None:
         Resize(width=80, height=24), Resize(width=81, height=25)]
     for wrong in ("", "x", "[]", '{"Width":"a","Height":1}', '{"Width":0,"Height":0}', '{"Width":99999,"Height":1}'):
         assert parse_resizes(wrong) == []
+
+
+class Session:
+    """A node whose process ends, with code 3, while its input is being passed on."""
+
+    def __init__(self) -> None:
+        self.sending = asyncio.Event()
+
+    async def receive(self) -> Frame | None:
+        await self.sending.wait()
+        return Frame(exit=Exit(code=3))
+
+    async def send(self, channel: int, data: bytes) -> None:
+        self.sending.set()
+        await asyncio.Event().wait()
+
+    async def end(self, channel: int) -> None: ...
+    async def resize(self, width: int, height: int) -> None: ...
+    async def close(self) -> None: ...
+
+
+async def test_a_process_that_ends_while_its_input_is_on_its_way_tells_its_exit_code() -> None:
+    async with asyncio.timeout(60), connected() as (pipe, made):
+        pipe.give(spdy.SynStream(1, {"streamtype": "error"}), spdy.SynStream(3, {"streamtype": "stdin"}),
+                  spdy.Data(3, b"more than it reads"))
+        opened = made.accept()
+        streams = {stream.headers["streamtype"]: stream for stream in (await anext(opened), await anext(opened))}
+        await interact(SpdyClient(made, streams, "v4.channel.k8s.io"), Session())
+        told = b"".join(frame.data for frame in pipe.sent if isinstance(frame, spdy.Data) and frame.stream == 1)
+        assert json.loads(told)["details"]["causes"] == [{"reason": "ExitCode", "message": "3"}]
+        assert pipe.closed
