@@ -236,21 +236,23 @@ class DockerEngine:
     async def exec(self, container_id: str, command: Sequence[str], *, tty: bool = False, stdin: bool = False,
                    stdout: bool = True, stderr: bool = True) -> Stream:
         """Start a command; a command that cannot be started ends with 126 or 127 and Docker's words as output."""
-        return await self._exec(container_id, command, tty=tty, stdin=stdin, stdout=stdout, stderr=stderr)
+        exec_id = await self._make_exec(container_id, command, tty=tty, stdin=stdin, stdout=stdout, stderr=stderr)
+        return await self._start_exec(exec_id, tty=tty)
 
     async def run(self, container_id: str, command: Sequence[str], timeout: float) -> ExecResult:
         """Run to the end; a command that takes too long is killed, which Docker would not do."""
-        stream = None
+        exec_id, stream = "", None
         try:
             async with asyncio.timeout(timeout):
-                stream = await self._exec(container_id, command)
+                exec_id = await self._make_exec(container_id, command)
+                stream = await self._start_exec(exec_id)
                 output = bytearray()
                 async for _, data in stream.output():
                     output += data[:_RUN_OUTPUT - len(output)]
                 return ExecResult(await stream.exit_code(), bytes(output))
         except TimeoutError as error:
-            if stream is not None:
-                await self._kill_exec(container_id, stream.id)
+            if exec_id:  # its start may still be under way
+                await self._kill_exec(container_id, exec_id)
             raise EngineTimeout(f"command {command[0]!r} timed out after {timeout:g} s") from error
         finally:
             if stream is not None:
@@ -296,13 +298,13 @@ class DockerEngine:
 
     # -- inside
 
-    async def _exec(self, container_id: str, command: Sequence[str], *, tty: bool = False, stdin: bool = False,
-                    stdout: bool = True, stderr: bool = True) -> DockerStream:
-        created = await self._call(f"exec in {container_id}", lambda api: api.exec_create(
-            container_id, list(command), tty=tty, stdin=stdin, stdout=stdout, stderr=stderr))
-        exec_id = str(created["Id"])
+    async def _make_exec(self, container_id: str, command: Sequence[str], **how: Any) -> str:
+        return str((await self._call(f"exec in {container_id}", lambda api: api.exec_create(
+            container_id, list(command), **how)))["Id"])
+
+    async def _start_exec(self, exec_id: str, *, tty: bool = False) -> DockerStream:
         connection = await self._open("POST", f"/exec/{exec_id}/start", body={"Tty": tty, "Detach": False},
-                                      upgrade=True)
+                                      upgrade=True, turn=exec_id)
 
         async def exit_code() -> int | None:
             state = await self._call("exec inspect", lambda api: api.exec_inspect(exec_id))
@@ -316,7 +318,7 @@ class DockerEngine:
     async def _kill_exec(self, container_id: str, exec_id: str) -> None:
         """Docker has no call to end an exec: kill its process, once its cgroup shows that it is the container's."""
         with contextlib.suppress(EngineError):
-            state = await self._call("exec inspect", lambda api: api.exec_inspect(exec_id))
+            state = await self._call("exec inspect", lambda api: api.exec_inspect(exec_id), turn=exec_id)
             pid = state.get("Pid") or 0
             full_id = (await self._inspect_raw(container_id))["Id"]
             if state["Running"] and pid:
@@ -334,7 +336,7 @@ class DockerEngine:
 
     async def _open(self, method: str, path: str, *, params: Mapping[str, Any] | None = None,
                     body: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None,
-                    upgrade: bool = False, slow: bool = False) -> Connection:
+                    upgrade: bool = False, slow: bool = False, turn: str = "") -> Connection:
         """Have the SDK send a request, and take the socket over once the answer's head has come."""
         extra = {"Connection": "Upgrade", "Upgrade": "tcp"} if upgrade else {}
         limit = self._slow_timeout if slow else self._timeout
@@ -351,7 +353,7 @@ class DockerEngine:
             return taken[0]
 
         try:
-            handover = await self._call(f"{method} {path}", opened, limit=limit,
+            handover = await self._call(f"{method} {path}", opened, limit=limit, turn=turn,
                                         pool=self._slow_pool if slow else self._pool)
             return await Connection.take(handover)
         except BaseException:
