@@ -44,13 +44,16 @@ class NodeUse:
 
 
 class Rates:
-    """CPU use per second, from two looks; remembers the last one."""
+    """CPU use per second, from two looks; remembers the last one, which may serve several who ask."""
 
     def __init__(self) -> None:
         self._before: dict[str, tuple[datetime, float]] = {}
+        self._last: tuple[datetime, dict[str, int]] | None = None
 
     def nano_cores(self, uses: Mapping[str, float], now: datetime) -> dict[str, int]:
         """By name, where the look before is not too long ago; names that are not asked for are forgotten."""
+        if self._last and self._last[0] == now:
+            return self._last[1]
         rates = {}
         for name, seconds in uses.items():
             before = self._before.get(name)
@@ -58,6 +61,7 @@ class Rates:
             if before and 0 < passed < OLDEST and seconds >= before[1]:
                 rates[name] = int((seconds - before[1]) / passed * NANO)
         self._before = {name: (now, seconds) for name, seconds in uses.items()}
+        self._last = now, rates
         return rates
 
 

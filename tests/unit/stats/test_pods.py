@@ -121,7 +121,7 @@ def test_rates_forget_what_is_gone_and_what_was_long_ago() -> None:
     assert rates.nano_cores({"a": 1.0, "b": 1.0}, NOW) == {}
     assert rates.nano_cores({"a": 2.0}, NOW + timedelta(seconds=2)) == {"a": 500_000_000}
     assert rates.nano_cores({"a": 3.0, "b": 9.0}, NOW + timedelta(seconds=4)) == {"a": 500_000_000}
-    assert rates.nano_cores({"a": 4.0}, NOW + timedelta(seconds=4)) == {}  # no time has passed
+    assert rates.nano_cores({"a": 3.0, "b": 9.0}, NOW + timedelta(seconds=4)) == {"a": 500_000_000}  # for another
     assert rates.nano_cores({"a": 0.5}, NOW + timedelta(seconds=9)) == {}  # it was made anew
     assert rates.nano_cores({"a": 5.0}, NOW + timedelta(hours=1)) == {}
 
