@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -31,12 +32,10 @@ async def copy(lab: Lab, image: str) -> int:
                        "pull or build it first, or give a tar file that docker save wrote")
     lacking = [host for host in lab.hosts if holders[host] != holders[source]]
     if lacking:
-        file = lab.data / "images.tar"
-        try:
+        with tempfile.TemporaryDirectory(prefix="images-", dir=lab.data) as folder:
+            file = Path(folder) / "image.tar"
             await engine.docker(source, "save", "--output", str(file), image)
             await load_file(lacking, file)
-        finally:
-            file.unlink(missing_ok=True)
     return len(lacking)
 
 

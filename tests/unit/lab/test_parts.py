@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
@@ -18,7 +19,7 @@ from sampan.api.types import coordination_v1
 from sampan.cli import lab as command
 from sampan.cli import main, trees
 from sampan.cli.progress import CommandError
-from sampan.lab import cluster, engine, needs, operations, processes, shell, state, status, wires
+from sampan.lab import cluster, engine, images, needs, operations, processes, shell, state, status, wires
 from sampan.lab.needs import PACKAGES, Machine, missing
 from sampan.lab.operations import Tell
 from sampan.lab.plan import BLOCKS, Lab, LabError
@@ -160,6 +161,28 @@ def test_the_state_is_found_again_and_a_broken_one_is_told(tmp_path: Path, monke
     with pytest.raises(LabError, match="cannot be read"):
         state.load("lab")
     assert state.everyone() == []  # nobody else suffers from it
+
+
+async def test_two_images_can_be_copied_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab, loaded, saved = made_lab(tmp_path), [], asyncio.Barrier(2)
+    lab.data.mkdir()
+
+    async def docker(host: object, *words: str, **_: float) -> str:
+        match words:
+            case "image", *_, image:
+                return image if host is None else ""
+            case "save", _, file, image:
+                Path(file).write_text(image)
+                await saved.wait()
+            case _, _, file:
+                loaded.append(Path(file).read_text())
+        return ""
+
+    monkeypatch.setattr(engine, "docker", docker)
+    async with asyncio.timeout(60):
+        await asyncio.gather(images.copy(lab, "one"), images.copy(lab, "two"))
+    assert sorted(loaded) == ["one", "one", "two", "two"]
+    assert not any(lab.data.iterdir())
 
 
 async def test_cutting_a_cable_keeps_what_others_wrote_meanwhile(
