@@ -54,6 +54,7 @@ class Memory:
         self.stop_by: datetime | None = None
         self.image_ids: dict[str, str] = {}
         self.final_reported = False
+        self.over = False
         self.stale = False
         self.suspect: dict[str, datetime] = {}
         self.told: set[str] = set()
@@ -157,4 +158,5 @@ class Memory:
             images=frozenset(self.images), health=dict(self.health), starting=frozenset(self.starting),
             hook_failed=frozenset(self.hook_failed), busy=frozenset(busy), killing=dict(self.killing),
             failures=dict(self.failures), messages=dict(self.messages), image_ids=dict(self.image_ids),
-            replaced=frozenset(self.replaced), stop_by=self.stop_by, final_reported=self.final_reported)
+            replaced=frozenset(self.replaced), stop_by=self.stop_by, final_reported=self.final_reported,
+            over=self.over)

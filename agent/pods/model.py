@@ -131,7 +131,8 @@ class Observed:
     when they get SIGKILL at the latest; `images` holds the hashes of containers whose image is ready for their next
     start; `starting` the ids of containers whose postStart hook has not ended, `hook_failed` of those where it
     went wrong; `lost` are sandboxes that somebody removed before their network was released; `replaced` holds the ids
-    of containers that were ended to make room for another; by `stop_by` the pod's last containers are to have ended.
+    of containers that were ended to make room for another; by `stop_by` the pod's last containers are to have ended;
+    `over`: the pod was said to have Succeeded or Failed, which its object need not have yet.
     """
 
     sandboxes: tuple[Attempt, ...] = ()
@@ -155,6 +156,7 @@ class Observed:
     replaced: frozenset[str] = frozenset()
     stop_by: datetime | None = None
     final_reported: bool = False
+    over: bool = False
 
     @property
     def sandbox(self) -> Attempt | None:

@@ -36,7 +36,7 @@ def stopping(desired: Desired, observed: Observed) -> bool:
 
 def completed(desired: Desired, observed: Observed) -> bool:
     """Whether the pod has run its course: every app container has ended and none is to run again."""
-    if desired.pod.status.phase in ("Succeeded", "Failed"):
+    if observed.over or desired.pod.status.phase in ("Succeeded", "Failed"):
         return True
     if desired.restart_policy == "Always" or not observed.containers:
         return False

@@ -213,8 +213,7 @@ class PodWorker:
                 if task := self._tasks.pop(key, None):
                     task.cancel()
             if step.id in self._memory.killing:
-                kill_at = self._rooms.clock.now() + timedelta(seconds=step.grace)
-                self._memory.killing[step.id] = kill_at
+                self._memory.killing[step.id] = self._rooms.clock.now() + timedelta(seconds=step.grace)
         log.debug("pod %s: %s", self._desired.pod.metadata.name, step)
         self._tasks[step.key] = self._group.create_task(self._perform(step), name=step.key)
 
@@ -338,6 +337,7 @@ class PodWorker:
                 and steps.SANDBOX not in observed.failures and not stopping(self._desired, observed):
             return  # this agent has just begun: the network is being looked up, what was reported still holds
         self._status = make_status(Situation(self._desired, observed, now, self._rooms.node, self._status))
+        self._memory.over = self._status.phase in ("Succeeded", "Failed")
         self._tell_back_off(observed)
         if self._born is not None and self._status.phase != "Pending":
             if self._status.phase == "Running":

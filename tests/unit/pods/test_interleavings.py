@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 import pytest
+from msgspec.structs import replace
 
 from agent.engine.protocol import Container, ContainerSpec, EngineUnavailable, Image
 from agent.pods import labels
@@ -171,3 +172,20 @@ async def test_a_list_that_is_older_than_a_removal(world: World, monkeypatch: py
         await world.settle()
         assert world.reports.terminated == ["uid-web"]
         assert await world.empty()
+
+
+@pytest.mark.parametrize("policy", ["Never", "OnFailure"])
+async def test_a_pod_that_is_over_before_its_master_knows(world: World, policy: str) -> None:
+    """Its containers may go before its status comes back: it does not run again."""
+    async with world.agent():
+        pod = world.create(make_pod(restartPolicy=policy, containers=[
+            {"name": "app", "image": "app:1", "command": ["true"]}]))
+        await world.settle()
+        assert world.status(pod).phase == "Succeeded"
+        for box in await world.boxes("app"):
+            await world.engine.remove(box.id)
+        world.engine.calls.clear()
+        world.view.put(resources.PODS, replace(pod, metadata=replace(pod.metadata, labels={"new": "label"})))
+        await world.settle()
+        assert "create" not in [call for call, _ in world.engine.calls]
+        assert world.status(pod).phase == "Succeeded"
