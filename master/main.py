@@ -137,7 +137,8 @@ class Master:
                              config.for_nodes())
             bootstrapper = Bootstrapper(parts.registry, parts.writer, plan)
             await bootstrapper.ensure()
-            await DefaultRoles(parts.registry, parts.writer).ensure()
+            roles = DefaultRoles(parts.registry, parts.writer)
+            complete = await roles.ensure()
             components = load_components(config, parts.client, self._clock, pki, parts.node_authority())
             metrics = Metrics()
             metrics.watch_store(counted)
@@ -150,6 +151,8 @@ class Master:
                 ("bootstrap", bootstrapper.run), ("certificates", renewal.run), *parts.runs.items(),
                 *components.runs.items())]
             running.append(group.create_task(self._notifier.keep_alive(self._clock)))
+            if not complete:
+                running.append(group.create_task(roles.run(), name="default-roles"))
             serving = group.create_task(server.run(), name="apiserver")
             await server.started.wait()
             self.server = server

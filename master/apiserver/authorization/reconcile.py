@@ -22,6 +22,7 @@ from master.apiserver.registry import Registry
 from master.apiserver.write import Target, Writer
 from sampan.api.errors import ApiError
 from sampan.api.resources import CLUSTERROLEBINDINGS, CLUSTERROLES, ROLEBINDINGS, ROLES, Resource
+from sampan.loop.backoff import Backoff
 
 Tree = dict[str, Any]
 log = logging.getLogger(__name__)
@@ -71,8 +72,15 @@ class DefaultRoles:
         self._registry = registry
         self._writer = writer
 
-    async def ensure(self) -> None:
-        """Once, at start; a refusal is logged, and the next start tries again."""
+    async def run(self) -> None:
+        """Try until all are there: without them nobody but administrators may do anything."""
+        backoff, failures = Backoff(initial=1.0, maximum=30.0), 0
+        while not await self.ensure():
+            failures += 1
+            await self._registry.clock.sleep(backoff.delay(failures))
+
+    async def ensure(self) -> bool:
+        """One try, at start; tells whether all are there. A refusal is logged."""
         results = await asyncio.gather(*(self._ensure(resource, tree) for resource, tree in wanted()),
                                        return_exceptions=True)
         for error in results:
@@ -80,6 +88,7 @@ class DefaultRoles:
                 log.warning("default roles: %s", error)
             elif error is not None:
                 raise error
+        return not any(results)
 
     async def _ensure(self, resource: Resource[Any], tree: Tree) -> None:
         served = self._registry.of(resource)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 from typing import Any
 
 import pytest
 
 from master.apiserver.authorization import defaults
-from master.apiserver.authorization.reconcile import merged, wanted
+from master.apiserver.authorization.reconcile import DefaultRoles, merged, wanted
 from master.apiserver.authorization.rules import read_rules, uncovered
 from master.apiserver.kinds.allocator import ClusterIPs, NodePorts
 from master.apiserver.kinds.table import strategies
 from master.apiserver.strategy import Context, User
-from sampan.api.resources import Resource
+from master.main import ApiParts
+from master.store.memory import MemoryStore
+from sampan.api.resources import NAMESPACES, Resource
+from sampan.api.types.core_v1 import Namespace
+from sampan.api.types.meta_v1 import ObjectMeta
+from sampan.loop.clock import FakeClock
 
 Tree = dict[str, Any]
 ALL = list(wanted())
@@ -84,3 +90,22 @@ def test_subjects_and_selectors_are_completed() -> None:
     assert have is not None
     assert have["aggregationRule"] == rule["aggregationRule"]
     assert have["rules"] == [GET]
+
+
+async def test_what_could_not_be_made_at_the_start_is_made_later() -> None:
+    """On a full disk, say: here the namespace of some roles is not there yet."""
+    clock = FakeClock()
+    parts = ApiParts.build(MemoryStore(), clock, "10.96.0.0/16")
+    roles = DefaultRoles(parts.registry, parts.writer)
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        caches = group.create_task(parts.registry.run())
+        assert not await roles.ensure()
+        trying = group.create_task(roles.run())
+        await clock.settle(100)
+        assert not trying.done()
+        for name in ("kube-system", "kube-public"):
+            await parts.client.create(NAMESPACES, Namespace(metadata=ObjectMeta(name=name)))
+        while not trying.done():
+            await clock.advance(30)
+        assert await roles.ensure()
+        caches.cancel()
