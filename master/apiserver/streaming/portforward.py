@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 
 from aiohttp import WSMsgType, web
@@ -224,7 +225,8 @@ class _Channels:
         try:
             session = await self._target.connect(port)
         except ApiError as refusal:
-            await self._fail(index, refusal.message)
+            with suppress(ConnectionError):  # the client has gone
+                await self._fail(index, refusal.message)
             return
         try:
             async with asyncio.TaskGroup() as group:

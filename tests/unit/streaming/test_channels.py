@@ -8,6 +8,7 @@ from typing import Any, cast
 from aiohttp import WSMessage, WSMsgType
 
 from master.apiserver.streaming.portforward import Target, _Channels
+from sampan.api.errors import ApiError
 from sampan.pb.node_pb2 import Data, Frame, Open, PodRef
 
 
@@ -76,3 +77,17 @@ async def test_a_connection_that_ends_while_its_data_waits_does_not_hold_up_the_
         other.answers.put_nowait(None)
         await running
     assert socket.sent == [b"\x02well"]
+
+
+async def test_a_client_that_has_gone_when_its_port_is_refused_is_no_fault_of_ours() -> None:
+    class Gone(Socket):
+        async def send_bytes(self, data: bytes) -> None:
+            raise ConnectionResetError("Cannot write to closing transport")
+
+    class Refusing(Opener):
+        async def open(self, node: str, request: Open) -> Session:
+            raise ApiError(500, "InternalError", "connection refused")
+
+    target = Target(Refusing(), "n1", PodRef(name="p"))
+    async with asyncio.timeout(60):
+        await _Channels(cast("Any", Gone()), target, [80], closes=False).run()
