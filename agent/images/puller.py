@@ -20,6 +20,8 @@ Tell = Callable[[str, str, str], None]
 
 INITIAL, MAXIMUM = 10.0, 300.0
 RETRY_SOON = 2.0
+PARALLEL = 4
+"""Pulls at once. Each may hold one of the engine's threads for as long as its registry does not answer."""
 REMEMBERED = 256
 """Images that are known to be on the node; others are asked for again."""
 
@@ -45,7 +47,7 @@ class _Backoff:
 class ImagePuller:
     """Finds and pulls images. Pulls of one image wait for one another; at most `parallel` run at once."""
 
-    def __init__(self, engine: Engine, view: ClusterView, clock: Clock, *, parallel: int = 4) -> None:
+    def __init__(self, engine: Engine, view: ClusterView, clock: Clock, *, parallel: int = PARALLEL) -> None:
         self._engine = engine
         self._view = view
         self._clock = clock

@@ -63,8 +63,11 @@ class DockerEngine:
     """The engine at a Unix socket. Nothing is connected before the first call, and a lost engine is found again."""
 
     def __init__(self, docker_host: str = "unix:///var/run/docker.sock", *, timeout: float = 30.0,
-                 slow_timeout: float = 120.0, workers: int = 12, slow_workers: int = 4) -> None:
-        """`timeout` in seconds for quick calls; `slow_timeout` for those that move data (pull, load, remove)."""
+                 slow_timeout: float = 120.0, workers: int = 12, slow_workers: int = 6) -> None:
+        """`timeout` in seconds for quick calls; `slow_timeout` for those that move data (pull, load, remove).
+
+        There are more `slow_workers` than images are pulled at once: else a silent registry would hold up removals.
+        """
         if not docker_host.startswith("unix://"):
             raise EngineError(f"{docker_host}: the engine must be on this host, at unix:///path/of/its.sock")
         self._timeout = timeout
