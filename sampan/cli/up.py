@@ -218,16 +218,20 @@ async def wait_for_node(paths: Paths, units: Units, name: str, since: datetime |
 
     A node that was Ready when its agent stopped still looks so for a while; only the Lease tells.
     """
-    deadline = time.monotonic() + READY_SECONDS
+    deadline, why = time.monotonic() + READY_SECONDS, ""
     async with objects.connect(paths.kubeconfig) as client:
         while time.monotonic() < deadline:
-            nodes = await client.list(NODES, field_selector=f"metadata.name={name}")
-            leases = await client.list(LEASES, LEASE_NAMESPACE, field_selector=f"metadata.name={name}")
-            alive = since is None or any((lease.spec.renew_time or since) > since for lease in leases.items)
-            if alive and any(objects.is_ready(NODES, node) for node in nodes.items):
-                return
+            try:
+                nodes = await client.list(NODES, field_selector=f"metadata.name={name}")
+                leases = await client.list(LEASES, LEASE_NAMESPACE, field_selector=f"metadata.name={name}")
+                alive = since is None or any((lease.spec.renew_time or since) > since for lease in leases.items)
+                if alive and any(objects.is_ready(NODES, node) for node in nodes.items):
+                    return
+                why = ""
+            except ApiError as error:  # the master is busy, or starts again
+                why = f": {error}"
             await asyncio.sleep(PROBE_SECONDS)
-    raise CommandError(f"node {name} is not Ready after {READY_SECONDS:g} s", f"see: {units.log_hint('agent')}")
+    raise CommandError(f"node {name} is not Ready after {READY_SECONDS:g} s{why}", f"see: {units.log_hint('agent')}")
 
 
 def down(paths: Paths, units: Units, progress: Progress, *, purge: bool, force: bool = False) -> None:

@@ -8,12 +8,15 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from agent.config import NAME_LIMIT
+from sampan.api.errors import ApiError
 from sampan.api.resources import DEPLOYMENTS, NODES
 from sampan.api.types import apps_v1, core_v1, meta_v1
 from sampan.cli import main as command
@@ -23,7 +26,17 @@ from sampan.cli.engine import facts
 from sampan.cli.paths import Paths
 from sampan.cli.progress import CommandError, Progress
 from sampan.cli.units import BackgroundUnits
-from sampan.cli.up import UpOptions, down, refresh_kubeconfig, up, wait_for_master, write_configuration
+from sampan.cli.up import (
+    UpOptions,
+    down,
+    refresh_kubeconfig,
+    up,
+    wait_for_master,
+    wait_for_node,
+    write_configuration,
+)
+from sampan.client.fake import FakeClient
+from sampan.loop.clock import FakeClock
 from sampan.pki import ca, kubeconfig
 from sampan.pki.cluster import ClusterPki
 
@@ -343,6 +356,32 @@ def test_a_supervisor_that_takes_too_long_is_told(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("sampan.cli.background.Supervised.launch", lambda *_: ["sleep", "600"])
     with pytest.raises(CommandError, match=r"the master's supervisor is not up within 0\.1 s"):
         BackgroundUnits(paths(tmp_path)).start("master", [])
+
+
+async def test_a_master_that_is_busy_for_a_moment_does_not_end_the_wait_for_the_node(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Busy(FakeClient):
+        refusals = 1
+
+        async def list(self, *words: Any, **more: Any) -> Any:
+            if self.refusals:
+                self.refusals -= 1
+                raise ApiError(504, "Timeout", "Timeout: Too large resource version: 2, current: 1")
+            return await super().list(*words, **more)
+
+    @contextlib.asynccontextmanager
+    async def connect(*_: Path) -> AsyncIterator[FakeClient]:
+        yield client
+
+    monkeypatch.setattr(objects, "connect", connect)
+    client, units = Busy(FakeClock()), BackgroundUnits(paths(tmp_path))
+    ready = core_v1.NodeStatus(conditions=[core_v1.NodeCondition(type="Ready", status="True")])
+    client.put(core_v1.Node(metadata=meta_v1.ObjectMeta(name="n1"), status=ready))
+    await wait_for_node(paths(tmp_path), units, "n1", None)
+    client.refusals = 1000
+    monkeypatch.setattr("sampan.cli.up.READY_SECONDS", 1)
+    with pytest.raises(CommandError, match="not Ready after 1 s: Timeout: Too large resource version"):
+        await wait_for_node(paths(tmp_path), units, "n1", None)
 
 
 def test_a_pid_that_belongs_to_somebody_else_is_not_ours(tmp_path: Path) -> None:
