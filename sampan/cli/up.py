@@ -21,7 +21,8 @@ from sampan.cli import configure, objects, preflight, trees
 from sampan.cli.paths import Paths, program
 from sampan.cli.progress import CommandError, Outcome, Progress
 from sampan.cli.units import Name, Units
-from sampan.client.kubeconfig import KubeconfigError
+from sampan.client.http import HttpClient
+from sampan.client.kubeconfig import Connection, KubeconfigError
 from sampan.clusterconfig import BACKENDS
 from sampan.pki import ca, kubeconfig
 from sampan.pki.files import write_atomically
@@ -159,18 +160,12 @@ async def wait_for_master(paths: Paths, units: Units, port: int) -> None:
     """Return when the API server says it is ready."""
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline:
-        if (paths.pki / "ca.crt").exists() and (paths.pki / "admin.crt").exists():
-            content = admin_kubeconfig(paths, f"https://127.0.0.1:{port}")
-            configuration = paths.run / "up.kubeconfig"
-            write_atomically(configuration, content)
-            try:
-                async with objects.connect(configuration) as client:
-                    await client.request("GET", "/readyz")
-                return
-            except (ApiError, KubeconfigError):
-                pass  # not yet, or in the middle of a renewal: the deadline decides
-            finally:
-                configuration.unlink(missing_ok=True)
+        try:
+            async with HttpClient(Connection(f"https://127.0.0.1:{port}", *admin_files(paths))) as client:
+                await client.request("GET", "/readyz")
+            return
+        except (ApiError, KubeconfigError, FileNotFoundError):
+            pass  # not yet, or in the middle of a renewal: the deadline decides
         await asyncio.sleep(PROBE_SECONDS)
     raise CommandError(f"the master is not ready after {READY_SECONDS:g} s", f"see: {units.log_hint('master')}")
 
@@ -188,8 +183,13 @@ def refresh_kubeconfig(paths: Paths) -> bool:
 
 def admin_kubeconfig(paths: Paths, server: str) -> bytes:
     """The administrator's kubeconfig for a server address."""
-    return kubeconfig.render(server, *((paths.pki / name).read_bytes() for name in ("ca.crt", "admin.crt",
-                                                                                    "admin.key")))
+    return kubeconfig.render(server, *admin_files(paths))
+
+
+def admin_files(paths: Paths) -> tuple[bytes, bytes, bytes]:
+    """The cluster's CA, the administrator's certificate and key, as PEM."""
+    authority, certificate, key = ((paths.pki / name).read_bytes() for name in ("ca.crt", "admin.crt", "admin.key"))
+    return authority, certificate, key
 
 
 async def make_token(paths: Paths) -> None:

@@ -36,6 +36,7 @@ from sampan.cli.up import (
     write_configuration,
 )
 from sampan.client.fake import FakeClient
+from sampan.client.http import HttpClient
 from sampan.loop.clock import FakeClock
 from sampan.pki import ca, kubeconfig
 from sampan.pki.cluster import ClusterPki
@@ -185,6 +186,21 @@ async def test_a_certificate_in_the_middle_of_its_renewal_is_waited_for(
     monkeypatch.setattr("sampan.cli.up.READY_SECONDS", 0.1)
     with pytest.raises(CommandError, match="the master is not ready"):
         await wait_for_master(place, BackgroundUnits(place), 1)
+
+
+async def test_two_that_wait_for_the_master_do_not_disturb_one_another(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def ready(*_: object) -> bytes:
+        return b"ok"
+
+    def write_and_lose(*_: object) -> None:
+        """As another `sampan up` may remove what this one has just written."""
+
+    place = paths(tmp_path)
+    ClusterPki(place.pki, ["192.0.2.7"]).ensure()
+    monkeypatch.setattr(HttpClient, "request", ready)
+    monkeypatch.setattr("sampan.cli.up.write_atomically", write_and_lose)
+    await wait_for_master(place, BackgroundUnits(place), 6443)
 
 
 async def test_up_leaves_a_node_of_another_cluster_alone(tmp_path: Path) -> None:
