@@ -159,15 +159,17 @@ class EndpointsController(Controller[Key]):
 
     async def _forget(self, key: Key, service: Service | None) -> None:
         """A Service that is gone takes its Endpoints along; its slices are left to the garbage collector."""
-        if service is None and self._published.pending(key):
-            raise Retry("its Endpoints have just been written", after=1.0)
         self._times.forget(key)
         self._written.forget(key)
         self._published.forget(key)
-        present = self._endpoints.get(key[1], key[0])
-        if service is None and present is not None and _ours(present):
-            await ignore_missing(self.deps.client.delete(ENDPOINTS, key[1], key[0], DeleteOptions(
-                uid=present.metadata.uid)))
+        if service is None:
+            await ignore_missing(self._delete_endpoints(key))
+
+    async def _delete_endpoints(self, key: Key) -> None:
+        """The informer may not show them yet, and nobody comes back for them."""
+        present = await self.deps.client.get(ENDPOINTS, key[1], key[0])
+        if _ours(present):
+            await self.deps.client.delete(ENDPOINTS, key[1], key[0], DeleteOptions(uid=present.metadata.uid))
 
     def _has_node(self, pod: Pod) -> bool:
         """A pod whose node is gone runs nowhere, whatever its status says until it is collected."""

@@ -10,11 +10,21 @@ from typing import Any
 import pytest
 
 from master.controllers.account_tokens import NAME, TYPE, UID, AccountTokenController
+from master.controllers.endpoints import EndpointsController
 from master.controllers.endpoints_plan import SERVICE_LABEL
 from master.controllers.load_balancer import LoadBalancerController
 from master.controllers.namespace_content import NamespaceContentController
 from master.controllers.role_aggregation import RoleAggregationController
-from sampan.api.resources import CLUSTERROLES, CONFIGMAPS, SECRETS, SERVICEACCOUNTS, SERVICES, Resource
+from sampan.api import errors
+from sampan.api.resources import (
+    CLUSTERROLES,
+    CONFIGMAPS,
+    ENDPOINTS,
+    SECRETS,
+    SERVICEACCOUNTS,
+    SERVICES,
+    Resource,
+)
 from sampan.api.types.core_v1 import (
     ConfigMap,
     Namespace,
@@ -124,3 +134,25 @@ async def test_a_slice_that_somebody_takes_from_its_service_is_missed() -> None:
         assert await reached() == 1
         world.client.put(piece("other"))
         assert await reached() == 0
+
+
+async def test_endpoints_whose_making_was_never_confirmed_go_with_their_service(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    heard, create = hold(world, ENDPOINTS, monkeypatch), world.client.create
+
+    async def lost(resource: Resource[Any], *what: Any, **options: Any) -> Any:
+        made = await create(resource, *what, **options)
+        if resource.key == ENDPOINTS.key:
+            world.client.remove(SERVICES, "web", "default")
+            raise errors.ApiError(504, "Timeout", "the answer was lost")
+        return made
+
+    monkeypatch.setattr(world.client, "create", lost)
+    async with world.running(EndpointsController):
+        world.client.put(Service(metadata=meta("web"), spec=ServiceSpec(selector={"app": "web"})))
+        await world.settle()
+        assert world.client.count("create", "endpoints")
+        heard.set()
+        await world.settle()
+        assert (await world.client.list(ENDPOINTS)).items == []
