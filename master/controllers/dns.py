@@ -30,6 +30,7 @@ SERVICE_LABEL = "kubernetes.io/service-name"
 MANAGED_BY = "endpointslice.kubernetes.io/managed-by"
 MANAGER = "dns-controller.sampan"
 ZONE = "topology.kubernetes.io/zone"
+SLICE_PREFIX = f"{NAME}-nodes-"
 SLICE_SIZE = 1000
 """Endpoints a slice may have at most."""
 PORTS = (("dns", "UDP"), ("dns-tcp", "TCP"))
@@ -108,7 +109,7 @@ def wanted_slices(service: Service, nodes: Iterable[Node], address: str) -> list
     family = f"IPv{ip_network(address).version}"
     return [EndpointSlice(
         address_type=family, endpoints=endpoints[start:start + SLICE_SIZE],
-        metadata=ObjectMeta(name=f"{NAME}-nodes-{start // SLICE_SIZE}", namespace=NAMESPACE, labels=labels,
+        metadata=ObjectMeta(name=f"{SLICE_PREFIX}{start // SLICE_SIZE}", namespace=NAMESPACE, labels=labels,
                             owner_references=[owner]),
         ports=[EndpointPort(name=name, port=PORT, protocol=protocol) for name, protocol in PORTS])
         for start in range(0, len(endpoints) or 1, SLICE_SIZE)]
@@ -186,7 +187,10 @@ class DnsController(Controller[Key]):
 
 
 def _ours(item: EndpointSlice) -> bool:
-    return item.metadata.namespace == NAMESPACE and item.metadata.labels.get(MANAGED_BY) == MANAGER
+    """Also where somebody has taken the label away: its name is needed."""
+    before, prefix, number = item.metadata.name.partition(SLICE_PREFIX)
+    named = not before and prefix and number.isdecimal()
+    return item.metadata.namespace == NAMESPACE and bool(named or item.metadata.labels.get(MANAGED_BY) == MANAGER)
 
 
 def _same(have: EndpointSlice, wanted: EndpointSlice) -> bool:

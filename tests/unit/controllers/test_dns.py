@@ -12,6 +12,7 @@ from sampan.api.resources import ENDPOINTSLICES, NODES, SERVICES
 from sampan.api.types.core_v1 import Node, NodeSpec, Service, ServiceSpec
 from sampan.api.types.discovery_v1 import EndpointSlice
 from sampan.api.types.meta_v1 import ObjectMeta
+from sampan.client.protocol import Patch
 from sampan.clusterdns import NAME, NAMESPACE
 from sampan.loop.settings import ConfigError
 from tests.support.controllers import World
@@ -78,6 +79,22 @@ async def test_what_is_deleted_or_changed_comes_back() -> None:
         assert again.metadata.uid != service.metadata.uid
         (item,) = await slices_of(world)
         assert item.metadata.owner_references[0].uid == again.metadata.uid
+
+
+async def test_a_slice_that_somebody_takes_its_label_from_gets_it_back() -> None:
+    """Nobody else can be made of its name, and nothing would be heard of it any more."""
+    world = World()
+    async with world.running(lambda deps: DnsController(deps, OPTIONS)):
+        await world.settle()
+        (item,) = await slices_of(world)
+        labels = {"metadata": {"labels": {dns_controller.MANAGED_BY: "somebody", "own": "kept"}}}
+        await world.client.patch(ENDPOINTSLICES, item.metadata.name, Patch("merge", labels), NAMESPACE)
+        world.client.put(node("a", "10.244.1.0/24"))
+        await world.settle()
+        (item,) = await slices_of(world)
+        assert item.metadata.labels[dns_controller.MANAGED_BY] == dns_controller.MANAGER
+        assert item.metadata.labels["own"] == "kept"
+        assert [entry.node_name for entry in item.endpoints] == ["a"]
 
 
 async def test_another_address_makes_the_service_anew() -> None:
