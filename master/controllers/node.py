@@ -55,9 +55,7 @@ class NodeLifecycleController(Controller[str]):
     def __init__(self, deps: Deps, *, grace: float = plans.GRACE) -> None:
         super().__init__("node-lifecycle", deps, component="node-controller")
         self._grace = grace
-        self._nodes, self._pods = deps.informers.get(NODES), deps.informers.get(PODS)
-        self._leases = deps.informers.get(LEASES)
-        self._pods.add_indexer("node", _node_of)
+        self._nodes, self._leases = deps.informers.get(NODES), deps.informers.get(LEASES)
         self._signs: dict[str, _Signs] = {}
         self._marked: set[str] = set()  # nodes whose pods have been marked since they fell silent
         self._turns: dict[tuple[str, str], _Turn] = {}  # by zone
@@ -175,8 +173,10 @@ class NodeLifecycleController(Controller[str]):
                 await ignore_missing(self.deps.client.update(PODS, replace(pod, status=status), subresource="status"))
                 self.deps.events.warning(pod, "NodeNotReady", "Node is not ready")
 
-        # Those that are being deleted as well: they would still count as serving.
-        await asyncio.gather(*(mark(pod) for pod in self._pods.by_index("node", node.metadata.name)))
+        # Those that are being deleted as well: they would still count as serving. Not from an informer, which may not
+        # show yet what the node said last: it is done once.
+        pods = await self.deps.client.list(PODS, field_selector=f"spec.nodeName={node.metadata.name}")
+        await asyncio.gather(*map(mark, pods.items))
 
 
 class NodeRangeController(Controller[str]):
@@ -223,10 +223,6 @@ class NodeRangeController(Controller[str]):
             # Somebody has given it another range meanwhile; the informer will tell which.
             self.deps.events.normal(reference(node), "CIDRAssignmentFailed",
                                     f"Node {key} status is now: CIDRAssignmentFailed")
-
-
-def _node_of(pod: Pod) -> list[str]:
-    return [pod.spec.node_name] if pod.spec.node_name else []
 
 
 def _states(node: Node) -> list[tuple[str, str]]:

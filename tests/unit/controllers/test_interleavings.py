@@ -14,12 +14,15 @@ from master.controllers.endpoints import EndpointsController
 from master.controllers.endpoints_plan import SERVICE_LABEL
 from master.controllers.load_balancer import LoadBalancerController
 from master.controllers.namespace_content import NamespaceContentController
+from master.controllers.node import NodeLifecycleController
+from master.controllers.pods import is_ready
 from master.controllers.role_aggregation import RoleAggregationController
 from sampan.api import errors
 from sampan.api.resources import (
     CLUSTERROLES,
     CONFIGMAPS,
     ENDPOINTS,
+    PODS,
     SECRETS,
     SERVICEACCOUNTS,
     SERVICES,
@@ -41,7 +44,7 @@ from sampan.api.types.discovery_v1 import Endpoint, EndpointSlice
 from sampan.api.types.meta_v1 import LabelSelector, ObjectMeta
 from sampan.api.types.rbac_v1 import AggregationRule, ClusterRole, PolicyRule
 from sampan.client.fake import Call
-from tests.support.controllers import World, meta
+from tests.support.controllers import World, meta, pod
 
 
 def hold(world: World, resource: Resource[Any], monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
@@ -156,3 +159,21 @@ async def test_endpoints_whose_making_was_never_confirmed_go_with_their_service(
         heard.set()
         await world.settle()
         assert (await world.client.list(ENDPOINTS)).items == []
+
+
+async def test_a_pod_that_became_ready_just_before_its_node_was_lost_is_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody would come back for it: it would go on being an endpoint."""
+    world = World()
+    heard = hold(world, PODS, monkeypatch)
+    world.client.put(Node(metadata=ObjectMeta(name="n1"), status=NodeStatus(
+        conditions=[NodeCondition(type="Ready", status="True")])))
+    started = world.client.put(pod("web", node="n1"))
+    async with world.running(NodeLifecycleController):
+        await world.settle()
+        world.mark_ready(started)
+        await world.clock.advance(60)
+        world.controllers[0].queue.add("n1")  # its timer goes by the event loop's clock
+        await world.settle()
+        heard.set()
+        await world.settle()
+        assert not is_ready(await world.client.get(PODS, "web", "default"))
