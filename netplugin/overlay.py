@@ -125,7 +125,7 @@ class DeleteDevice:
 
 @dataclass(frozen=True, slots=True)
 class SetDevice:
-    """Give it what can be changed while it is there."""
+    """Give it what can be changed while it is there. The kernel forgets the device's neighbours, MAC address given."""
 
     device: Device
 
@@ -245,8 +245,9 @@ def plan(wish: Overlay, seen: Seen, device: str = names.VXLAN) -> list[Action]:
     subnets = {route.subnet for route in wish.routes}
     actions += [DropRoute(route) for route in sorted(seen.routes) if route.subnet not in subnets]
     if wish.device is not None:
-        actions += _plan_device(wish.device, seen.device)
-        actions += _plan_entries(wish, seen, device)
+        changes = _plan_device(wish.device, seen.device)
+        forgets = any(isinstance(action, SetDevice) for action in changes)
+        actions += changes + _plan_entries(wish, seen, device, forgets=forgets)
     actions += [SetRoute(route) for route in sorted(wish.routes - seen.routes)]
     return actions
 
@@ -267,7 +268,7 @@ def _plan_device(device: Device, seen: SeenDevice | None) -> list[Action]:
     return actions
 
 
-def _plan_entries(wish: Overlay, seen: Seen, name: str) -> list[Action]:
+def _plan_entries(wish: Overlay, seen: Seen, name: str, *, forgets: bool) -> list[Action]:
     actions: list[Action] = [DropNeighbour(name, address) for address in sorted(seen.neighbours)
                              if address not in wish.neighbours]
     actions += [DropForwarding(name, mac, node) for mac, node in sorted(seen.forwarding.items(), key=lambda item:
@@ -275,7 +276,7 @@ def _plan_entries(wish: Overlay, seen: Seen, name: str) -> list[Action]:
     actions += [SetForwarding(name, mac, node) for mac, node in sorted(wish.forwarding.items())
                 if seen.forwarding.get(mac) != node]
     actions += [SetNeighbour(name, address, mac) for address, mac in sorted(wish.neighbours.items())
-                if seen.neighbours.get(address) != mac]
+                if forgets or seen.neighbours.get(address) != mac]
     return actions
 
 

@@ -96,12 +96,11 @@ def test_of_two_peers_with_one_subnet_or_one_mac_the_first_by_name_has_it() -> N
     (GOOD, []),
     (Seen(), [CreateDevice(WISH.device), *ENTRIES]),
     (Seen(routes=frozenset({ROUTE})), [CreateDevice(WISH.device), *ENTRIES[:2]]),
-    (replace(GOOD, device=replace(THERE, up=False)), [SetDevice(WISH.device)]),
-    (replace(GOOD, device=replace(THERE, mtu=1500)), [SetDevice(WISH.device)]),
-    (replace(GOOD, device=replace(THERE, checksum_offload=True)),
-     [SetDevice(WISH.device)]),
+    (replace(GOOD, device=replace(THERE, up=False)), [SetDevice(WISH.device), ENTRIES[1]]),
+    (replace(GOOD, device=replace(THERE, mtu=1500)), [SetDevice(WISH.device), ENTRIES[1]]),
+    (replace(GOOD, device=replace(THERE, checksum_offload=True)), [SetDevice(WISH.device), ENTRIES[1]]),
     (replace(GOOD, device=replace(THERE, addresses=frozenset({IPv4Interface("10.42.7.0/32")}))),
-     [DropAddress("sampan.1", IPv4Interface("10.42.7.0/32")), SetDevice(WISH.device)]),
+     [DropAddress("sampan.1", IPv4Interface("10.42.7.0/32")), SetDevice(WISH.device), ENTRIES[1]]),
     (replace(GOOD, device=replace(THERE, vxlan=(VXLAN, 1, 4789, IPv4Address("192.0.2.1"), False))),
      [DeleteDevice("sampan.1"), CreateDevice(WISH.device), *ENTRIES]),
     (replace(GOOD, device=replace(THERE, vxlan=("bridge", 0, 0, None, False))),
@@ -143,7 +142,7 @@ class Kernel:
                 assert seen.device is not None
                 extra = seen.device.addresses - {device.address}
                 self.seen = replace(seen, device=replace(_made(device), vxlan=seen.device.vxlan,
-                                                         addresses=_made(device).addresses | extra))
+                                                         addresses=_made(device).addresses | extra), neighbours={})
             case DeleteDevice(name):
                 self.seen = Seen(None, frozenset(route for route in seen.routes if route.link != name))
             case DropAddress(_, address):
