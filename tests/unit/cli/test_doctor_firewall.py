@@ -24,7 +24,7 @@ def test_firewalld_s_services_open_these_ports() -> None:
              for name in ("master", "node")}
     assert sorted([*files["master"], *files["node"]], key=str) == sorted(BOTH.ports, key=str)
     script = (ROOT / "script/host.sh").read_text()
-    assert "SAMPAN_POD_CIDR:-10.244.0.0/16" in script
+    assert "POD_CIDR=${POD_CIDR:-10.244.0.0/16}" in script
     for command in firewall.firewalld_commands("public", [], NODE.pod_cidr, NODE)[:-1]:
         for option in command.split()[3:]:
             assert option.replace(NODE.pod_cidr, '"$POD_CIDR"') in script
