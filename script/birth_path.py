@@ -34,7 +34,7 @@ PATH = {
         "master/scheduler/cluster.py"),
     "it travels to the node": (
         "master/nodes/session.py", "master/nodes/feed.py", "master/nodes/interest.py",
-        "agent/link/link.py", "agent/link/view.py"),
+        "sampan/api/references.py", "agent/link/link.py", "agent/link/view.py"),
     "the agent decides": (
         "agent/pods/manager.py", "agent/pods/worker.py", "agent/pods/plan.py", "agent/pods/steps.py",
         "agent/pods/model.py"),

@@ -130,7 +130,8 @@ class FakeStream:
 class FakeEngine:
     """The engine. `calls` records what was asked; `fail` makes the next call of a kind fail.
 
-    Containers in `held` cannot be removed: they become dead, as Docker leaves one whose files are busy.
+    Containers in `held` cannot be removed: they become dead, as Docker leaves one whose files are busy. Those in `hung`
+    are listed, but inspecting them takes too long.
     """
 
     def __init__(self, clock: Clock | None = None, images: Iterable[str] = ()) -> None:
@@ -149,6 +150,7 @@ class FakeEngine:
         self.calls: list[tuple[str, str]] = []
         self.limits: dict[str, Limits] = {}
         self.held: set[str] = set()
+        self.hung: set[str] = set()
         for reference in images:
             self.add_image(reference)
 
@@ -190,12 +192,17 @@ class FakeEngine:
     async def list(self, labels: Mapping[str, str] | None = None) -> Sequence[Container]:
         """Those with the labels."""
         self._asked("list")
-        return [c for c in self._containers.values() if _matches(c.labels, labels or {})]
+        return [Container(c.id, c.name, c.image, c.image_id, c.labels, c.status, inspected=False)
+                if c.id in self.hung else c
+                for c in self._containers.values() if _matches(c.labels, labels or {})]
 
     async def inspect(self, container_id: str) -> Container:
         """One."""
         self._asked("inspect", container_id)
-        return self._find(container_id)
+        found = self._find(container_id)
+        if found.id in self.hung:
+            raise EngineTimeout(f"inspect {found.id}: no answer from the engine after 30 s")
+        return found
 
     async def create(self, spec: ContainerSpec) -> str:
         """By the protocol's rules for names and images."""

@@ -116,7 +116,10 @@ class ContainerSpec:
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """A container as the engine sees it now. `pid` is 0 unless it runs; instants are UTC, None where not yet."""
+    """A container as the engine sees it now. `pid` is 0 unless it runs; instants are UTC, None where not yet.
+
+    Without `inspected` only id, name, image, labels and status are known: it was listed, but could not be inspected.
+    """
 
     id: str
     name: str
@@ -132,6 +135,7 @@ class Container:
     started_at: datetime | None = None
     finished_at: datetime | None = None
     log_path: str = ""
+    inspected: bool = True
 
     @property
     def running(self) -> bool:
@@ -222,7 +226,10 @@ class Engine(Protocol):
     async def ping(self) -> None: ...
 
     async def list(self, labels: Mapping[str, str] | None = None) -> Sequence[Container]:
-        """All containers with these labels, stopped ones too ("" as a value: any), inspected in full."""
+        """All containers with these labels, stopped ones too ("" as a value: any), inspected one by one.
+
+        One that cannot be inspected, as when Docker hangs on it, does not hide the others.
+        """
 
     async def inspect(self, container_id: str) -> Container: ...
     async def create(self, spec: ContainerSpec) -> str:

@@ -150,6 +150,13 @@ def container(data: Mapping[str, Any]) -> Container:
         finished_at=None if alive else instant(state.get("FinishedAt", "")), log_path=data.get("LogPath", ""))
 
 
+def listed(entry: Mapping[str, Any]) -> Container:
+    """What ContainerList says of one that could not be inspected."""
+    return Container(
+        id=entry["Id"], name=next(iter(entry["Names"] or ()), "").removeprefix("/"), image=entry["Image"],
+        image_id=entry["ImageID"], labels=entry.get("Labels") or {}, status=_status(entry["State"]), inspected=False)
+
+
 def _status(text: str) -> Status:
     for status in get_args(Status):
         if status == text:

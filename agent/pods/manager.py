@@ -12,6 +12,8 @@ import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
 
 from agent.engine.protocol import Container, EngineError
 from agent.pods import labels
@@ -19,6 +21,8 @@ from agent.pods.rooms import Rooms
 from agent.pods.worker import PodWorker
 from agent.stats.sample import PodBoxes
 from sampan.api import resources
+from sampan.api.references import references
+from sampan.api.resources import Object, Resource
 from sampan.api.types import core_v1, meta_v1
 from sampan.loop.backoff import Backoff
 from sampan.loop.tasks import supervise
@@ -53,8 +57,8 @@ class PodManager:
         async with asyncio.TaskGroup() as group:
             self._group = group
             view.subscribe(resources.PODS, self._pod_changed)
-            view.subscribe(resources.CONFIGMAPS, self._config_changed)
-            view.subscribe(resources.SECRETS, self._config_changed)
+            view.subscribe(resources.CONFIGMAPS, partial(self._config_changed, resources.CONFIGMAPS))
+            view.subscribe(resources.SECRETS, partial(self._config_changed, resources.SECRETS))
             self._rooms.network.on_lost(self._network_lost)
             await self._begin(containers, asked)
             self.begun.set()
@@ -158,15 +162,12 @@ class PodManager:
             here = new.metadata.uid in self._strangers  # the checkpoint was older than the pod
             self._hire(PodWorker(self._rooms, new, stale=here, has_volumes=here, has_cgroup=here))
 
-    def _config_changed(self, old: core_v1.ConfigMap | core_v1.Secret | None,
-                        new: core_v1.ConfigMap | core_v1.Secret | None) -> None:
-        changed = new or old
-        if changed is None:
-            return
-        for worker in self._workers.values():
-            pod = worker.pod
-            if pod.metadata.namespace == changed.metadata.namespace and changed.metadata.name in references(pod):
-                worker.config_changed()
+    def _config_changed(self, resource: Resource[Any], old: Object | None, new: Object | None) -> None:
+        if changed := new or old:
+            for worker in self._workers.values():
+                same_namespace = worker.pod.metadata.namespace == changed.metadata.namespace
+                if same_namespace and (resource.key, changed.metadata.name) in references(worker.pod):
+                    worker.config_changed()
 
     def _network_lost(self, sandbox_id: str) -> None:
         for worker in self._workers.values():
@@ -232,26 +233,6 @@ class PodManager:
             live |= {box.id for group in containers.values() for box in group
                      if box.labels.get(labels.TYPE) == labels.SANDBOX}
             await self._rooms.network.reconcile(live)
-
-
-def references(pod: core_v1.Pod) -> set[str]:
-    """Names of the ConfigMaps and Secrets that a pod refers to."""
-    names: set[str | None] = {entry.name for entry in pod.spec.image_pull_secrets}
-    for volume in pod.spec.volumes:
-        names.add(volume.config_map.name if volume.config_map else None)
-        names.add(volume.secret.secret_name if volume.secret else None)
-        for source in volume.projected.sources if volume.projected else ():
-            names.add(source.config_map.name if source.config_map else None)
-            names.add(source.secret.name if source.secret else None)
-    for container in (*pod.spec.init_containers, *pod.spec.containers):
-        for origin in container.env_from:
-            names.add(origin.config_map_ref.name if origin.config_map_ref else None)
-            names.add(origin.secret_ref.name if origin.secret_ref else None)
-        for variable in container.env:
-            value = variable.value_from
-            names.add(value.config_map_key_ref.name if value and value.config_map_key_ref else None)
-            names.add(value.secret_key_ref.name if value and value.secret_key_ref else None)
-    return {name for name in names if name}
 
 
 def stand_in(uid: str, containers: Sequence[Container]) -> core_v1.Pod:

@@ -77,11 +77,18 @@ class Memory:
                 self.suspect.pop(container.id, None)
 
     def see_all(self, containers: Iterable[Container], as_of: datetime) -> None:
-        """Remember a complete list: what is not in it and was known before is gone."""
+        """Remember a complete list: what is not in it and was known before is gone.
+
+        One that could not be inspected is what it was, if that agrees with the list; else it has to be looked at.
+        """
         present = set()
         for container in containers:
             present.add(container.id)
-            self.see(container, as_of)
+            known = self.container(container.id)
+            if container.inspected:
+                self.see(container, as_of)
+            elif known is None or known.status != container.status:
+                self.suspect[container.id] = as_of
         for container_id, (_, seen) in list(self._containers.items()):
             if container_id not in present and seen != as_of and not _before(as_of, seen):
                 self.lose(container_id, as_of)

@@ -111,7 +111,7 @@ class PodWorker:
         """The engine's complete list of the pod's containers."""
         before = self._memory.containers()
         self._memory.see_all(containers, as_of)
-        if self._memory.containers() != before:
+        if self._memory.unclear() or self._memory.containers() != before:
             self._wake.set()
 
     def disconnected(self, sandbox_id: str) -> None:
@@ -172,6 +172,7 @@ class PodWorker:
             await self._observer.learn()
         except EngineError as error:
             log.warning("pod %s: cannot see its containers: %s", self._desired.pod.metadata.name, error)
+            self._actions.tell("Warning", "FailedSync", f"error determining status: {error}")
             self._memory.stale = True
             self._until = self._rooms.clock.now() + timedelta(seconds=5)
             return False

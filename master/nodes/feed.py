@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
 from typing import NamedTuple
 
-from master.nodes.interest import EVERYWHERE, REFERENCED, references
+from master.nodes.interest import EVERYWHERE, REFERENCED, needs
 from master.nodes.world import World
 from sampan.api import resources
 from sampan.api.resources import Object
@@ -87,7 +87,7 @@ class Feed:
             pod = self._world.get(resources.PODS, key.name, key.namespace)
             if pod is None or pod.spec.node_name != self._node:
                 continue  # it has just gone: its key comes again
-            wanted = references(pod)
+            wanted = needs(pod)
             for reference in sorted(wanted):
                 if not self._users[reference] or reference not in self._sent:
                     for change in self._state(reference, await self._fetch(reference)):

@@ -98,10 +98,18 @@ class DockerEngine:
 
     async def list(self, labels: Mapping[str, str] | None = None) -> Sequence[Container]:
         """One list, then all inspects at once; containers that vanish in between are left out."""
+        async def inspected(entry: Mapping[str, Any]) -> Container | None:
+            try:
+                return await self._inspect_if_there(entry["Id"])
+            except EngineError as error:
+                if isinstance(error, EngineUnavailable) and not isinstance(error, EngineTimeout):
+                    raise
+                return translate.listed(entry)
+
         filters = {"label": translate.label_filter(labels)} if labels else None
         found = await self._call("list", lambda api: api.containers(all=True, filters=filters))
-        inspected = await asyncio.gather(*(self._inspect_if_there(entry["Id"]) for entry in found))
-        return [container for container in inspected if container is not None]
+        containers = await asyncio.gather(*(inspected(entry) for entry in found))
+        return [container for container in containers if container is not None]
 
     async def inspect(self, container_id: str) -> Container:
         """NotFound where there is none."""

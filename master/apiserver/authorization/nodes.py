@@ -17,7 +17,7 @@ from master.apiserver.authorization.rules import Rule, read_rules
 from master.apiserver.entry import Entry
 from master.apiserver.registry import Registry
 from master.apiserver.strategy import User
-from master.nodes.interest import references
+from master.nodes.interest import needs
 from sampan.api.codec import decode
 from sampan.api.resources import CONFIGMAPS, LEASES, NODES, PODS, SECRETS, SERVICEACCOUNTS
 from sampan.api.types import core_v1
@@ -56,7 +56,7 @@ class _Pod:
 
     def references(self) -> frozenset[Key]:
         if self.refers_to is None:
-            self.refers_to = references(decode(core_v1.Pod, self.entry.raw))
+            self.refers_to = needs(decode(core_v1.Pod, self.entry.raw))
         return self.refers_to
 
 

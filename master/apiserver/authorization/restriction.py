@@ -14,7 +14,7 @@ from master.apiserver.authorization.nodes import LEASE_NAMESPACE, node_of
 from master.apiserver.registry import Registry, Served
 from master.apiserver.strategy import Context, User
 from master.nodes import identity
-from master.nodes.interest import references
+from master.nodes.interest import needs
 from master.nodes.reports import label_allowed
 from sampan.api.codec import decode, encode
 from sampan.api.errors import ApiError, forbidden_request, not_found
@@ -173,7 +173,7 @@ class NodeRestriction(Plugin):
             raise _refuse(served, obj, f"node {node} UID mismatch: expected {owner.get('uid')} got {uid}")
         if spec.get("serviceAccountName"):
             raise refuse("can not create pods that reference a service account")
-        kinds = {key.resource for key in references(decode(core_v1.Pod, encode(obj)))}
+        kinds = {key.resource for key in needs(decode(core_v1.Pod, encode(obj)))}
         for resource in (SECRETS, CONFIGMAPS):
             if resource.key in kinds:
                 raise refuse(f"can not create pods that reference {resource.plural}")

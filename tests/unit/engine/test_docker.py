@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from agent.engine.docker import DockerEngine, engine
-from agent.engine.protocol import EngineTimeout
+from agent.engine.protocol import Container, EngineError, EngineTimeout, EngineUnavailable
 from agent.engine.stream import Handover
 from agent.images.puller import PARALLEL
 
@@ -41,8 +41,17 @@ class Api:
     def exec_inspect(self, exec_id: str) -> dict[str, Any]:
         return {"Running": self.running, "Pid": 4711, "ExitCode": None}
 
-    def inspect_container(self, container: str) -> dict[str, str]:
-        return {"Id": "c1c1"}
+    def inspect_container(self, container: str) -> dict[str, Any]:
+        if container == "hung":
+            assert self.answer.wait(60)
+        if container == "strange":
+            raise EngineError("cannot be read")
+        return {"Id": "c1c1", "Name": "/one", "Image": "sha256:1", "Config": {"Image": "app:1"},
+                "State": {"Status": "running", "Pid": 7}}
+
+    def containers(self, **how: Any) -> list[dict[str, Any]]:
+        return [{"Id": name, "Names": [f"/{name}"], "Image": "app:1", "ImageID": "sha256:1", "Labels": {"a": "b"},
+                 "State": "running"} for name in ("c1c1", "hung", "strange")]
 
     def close(self) -> None:
         self.ours.close()
@@ -93,3 +102,23 @@ async def test_containers_can_be_removed_while_a_registry_does_not_answer(docker
         assert api.asked[-1] == "DELETE"
         for pull in pulls:
             pull.cancel()
+
+
+async def test_a_container_that_docker_hangs_on_does_not_hide_the_others(
+        docker: DockerEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(docker, "_timeout", 0.5)
+    one, hung, strange = await docker.list()
+    assert (one.id, one.pid, one.inspected) == ("c1c1", 7, True)
+    assert hung == Container("hung", "hung", "app:1", "sha256:1", {"a": "b"}, "running", inspected=False)
+    assert strange == Container("strange", "strange", "app:1", "sha256:1", {"a": "b"}, "running", inspected=False)
+
+
+async def test_a_list_from_which_docker_went_away_is_none(
+        docker: DockerEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else all that runs would be as unclear as what hangs."""
+    async def unreachable(_: str) -> Container:
+        raise EngineUnavailable("connection refused")
+
+    monkeypatch.setattr(docker, "inspect", unreachable)
+    with pytest.raises(EngineUnavailable, match="refused"):
+        await docker.list()

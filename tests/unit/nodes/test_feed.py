@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from master.nodes.feed import Feed, Version
-from master.nodes.interest import map_entry, references, same_entry
+from master.nodes.interest import map_entry, needs, same_entry
 from master.nodes.world import WATCHED, World
 from sampan.api import codec
 from sampan.api.errors import ApiError
@@ -75,7 +75,7 @@ class Agent:
             return
         self.held[key] = Version(change.uid, change.revision)
         if key.resource == PODS.key:
-            for reference in references(codec.decode(core_v1.Pod, change.object)):
+            for reference in needs(codec.decode(core_v1.Pod, change.object)):
                 obj = self.cluster.world.find(reference)
                 if obj is not None and int(obj.metadata.resource_version) < int(change.revision):
                     assert reference in self.held, f"{key} came before {reference}"
@@ -107,7 +107,7 @@ def test_references_of_a_pod() -> None:
     spec = core_v1.PodSpec(
         containers=[core_v1.Container(name="c", env=env)], init_containers=[init], volumes=volumes,
         service_account_name="robot", image_pull_secrets=[core_v1.LocalObjectReference(name="pull")])
-    found = references(core_v1.Pod(metadata=meta("p"), spec=spec))
+    found = needs(core_v1.Pod(metadata=meta("p"), spec=spec))
     assert {(key.plural, key.name) for key in found} == {
         ("configmaps", "volume-cm"), ("secrets", "volume-secret"), ("configmaps", "projected-cm"),
         ("secrets", "projected-secret"), ("configmaps", "env-cm"), ("secrets", "env-secret"),
@@ -261,7 +261,7 @@ def _check(cluster: Cluster, agent: Agent) -> None:
     for key in mine:
         found = world.get(PODS, key.name, key.namespace)
         assert found is not None
-        wanted |= {reference for reference in references(found) if world.find(reference) is not None}
+        wanted |= {reference for reference in needs(found) if world.find(reference) is not None}
     assert set(agent.held) == wanted
     for key, version in agent.held.items():
         obj = world.find(key)

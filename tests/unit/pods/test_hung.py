@@ -1,0 +1,87 @@
+"""Docker hangs on one container: that costs its pod, and no other."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from agent.engine.protocol import Container, Status
+from agent.pods.memory import Memory
+from sampan.api import resources
+from tests.support.pods import World, make_pod
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+FAR = 120
+"""Seconds after which there has been another list of all containers."""
+
+
+async def test_after_a_restart_the_other_pods_are_looked_after(world: World) -> None:
+    async with world.agent():
+        stuck, well = world.create(make_pod("stuck")), world.create(make_pod("well"))
+        await world.settle()
+    [hung] = [box for box in await world.boxes("app") if box.labels["io.kubernetes.pod.name"] == "stuck"]
+    [other] = [box for box in await world.boxes("app") if box.labels["io.kubernetes.pod.name"] == "well"]
+    world.engine.hung.add(hung.id)
+    world.engine.exit(other.id, 1)
+    world.reports.statuses.clear()
+    async with world.agent():
+        await world.advance(FAR)
+        assert world.status(well).container_statuses[0].restart_count == 1
+        assert stuck.metadata.uid not in world.reports.statuses, "nothing is said of a pod that cannot be seen"
+        assert world.reports.messages("FailedSync")[0] == (
+            f"error determining status: inspect {hung.id}: no answer from the engine after 30 s")
+        assert ("create", hung.name) not in world.engine.calls[-20:]
+
+        world.engine.hung.clear()
+        await world.advance(10)
+        assert world.status(stuck).container_statuses[0].container_id == f"docker://{hung.id}"
+        assert world.status(stuck).container_statuses[0].restart_count == 0
+
+
+async def test_while_nothing_happens_to_it_its_pod_goes_on(world: World) -> None:
+    async with world.agent():
+        stuck, well = world.create(make_pod("stuck")), world.create(make_pod("well"))
+        await world.settle()
+        for box in await world.boxes("app"):
+            if box.labels["io.kubernetes.pod.name"] == "stuck":
+                world.engine.hung.add(box.id)
+        before = len(world.engine.calls)
+        await world.advance(FAR)
+        assert ("list", "") in world.engine.calls[before:]
+        assert not world.reports.messages("FailedSync")
+        assert {world.status(pod).phase for pod in (stuck, well)} == {"Running"}
+
+
+async def test_what_is_left_of_a_pod_that_nobody_knows_goes_once_docker_answers(world: World) -> None:
+    async with world.agent():
+        pod = world.create(make_pod())
+        await world.settle()
+    world.engine.hung.update(box.id for box in await world.boxes())
+    world.view.delete(resources.PODS, pod)
+    world.view.confirm()
+    async with world.agent():
+        await world.advance(FAR)
+        assert len(await world.boxes()) == 2
+        world.engine.hung.clear()
+        await world.advance(FAR)
+        assert await world.empty()
+
+
+def listed(status: Status) -> Container:
+    return Container("c1", "name", "image", "", {}, status, inspected=False)
+
+
+def test_a_container_that_is_only_listed() -> None:
+    """It must be looked at where nothing, or something else, is known of it."""
+    memory = Memory()
+    memory.see_all([listed("running")], START)
+    assert memory.containers() == []
+    assert memory.unclear() == ["c1"]
+    known = Container("c1", "name", "image", "", {}, "running", pid=7)
+    memory.see(known, START)
+    assert memory.unclear() == []
+    memory.see_all([listed("running")], START)
+    assert memory.containers() == [known]
+    assert memory.unclear() == []
+    memory.see_all([listed("exited")], START)
+    assert memory.containers() == [known]
+    assert memory.unclear() == ["c1"]
