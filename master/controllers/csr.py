@@ -17,6 +17,7 @@ from sampan.api.resources import NODES
 from sampan.api.times import Time
 from sampan.api.types.certificates_v1 import CertificateSigningRequest as Csr
 from sampan.api.types.certificates_v1 import CertificateSigningRequestCondition as Condition
+from sampan.api.types.core_v1 import Node
 from sampan.client.informer import either
 from sampan.client.protocol import DeleteOptions
 from sampan.pki.ca import CertificateError
@@ -46,10 +47,19 @@ class CsrController(Controller[str]):
         self._requests = deps.informers.get(CSRS)
         self._nodes = deps.informers.get(NODES)
         self._requests.add_handler(self._changed)
+        self._nodes.add_handler(self._node_changed)
 
     def _changed(self, old: Csr | None, new: Csr | None) -> None:
         if new is not None:
             self.queue.add(either(old, new).metadata.name)
+
+    def _node_changed(self, old: Node | None, new: Node | None) -> None:
+        """Addresses that were unknown, or others', may be what a node's request waits for."""
+        if new is None or (old is not None and old.status.addresses == new.status.addresses):
+            return
+        for csr in self._requests:
+            if csr.spec.username == plans.NODE_PREFIX + new.metadata.name and not plans.is_decided(csr):
+                self.queue.add(csr.metadata.name)
 
     async def reconcile(self, key: str) -> None:
         """The next step in a request's life; the change that it makes brings the one after."""

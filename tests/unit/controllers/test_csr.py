@@ -14,12 +14,12 @@ from master.controllers.csr import CsrController
 from master.controllers.manager import ControllerManager, ControllerOptions
 from master.controllers.tokens import TokenCleaner
 from sampan.api.resources import CERTIFICATESIGNINGREQUESTS as CSRS
-from sampan.api.resources import LEASES, PODS, SECRETS
+from sampan.api.resources import LEASES, NODES, PODS, SECRETS
 from sampan.api.times import Time
 from sampan.api.types.certificates_v1 import CertificateSigningRequest as Csr
 from sampan.api.types.certificates_v1 import CertificateSigningRequestCondition as Condition
 from sampan.api.types.certificates_v1 import CertificateSigningRequestSpec as Spec
-from sampan.api.types.core_v1 import Node, NodeCondition, NodeStatus, Secret
+from sampan.api.types.core_v1 import Node, NodeAddress, NodeCondition, NodeStatus, Secret
 from sampan.api.types.meta_v1 import ObjectMeta
 from sampan.loop.clock import FakeClock
 from sampan.pki import ca
@@ -116,6 +116,22 @@ async def test_a_token_makes_no_second_host_of_a_living_node(ready: str, asker: 
         assert bool(status.certificate) == (kind == "Approved")
         if kind == "Denied":
             assert 'a Node with name "n1" and status "Ready" already exists' in (status.conditions[0].message or "")
+
+
+async def test_a_serving_request_that_comes_before_the_node_s_addresses() -> None:
+    world = World()
+    _, authority = ca.Authority.create("test", world.clock.now)
+    request = ca.make_request(ca.new_key(), NODE, ["n1", "192.0.2.10"])
+    async with world.running(lambda deps: CsrController(deps, authority)):
+        world.client.put(Node(metadata=ObjectMeta(name="n1")))
+        world.client.put(csr("serving", request, signer_name=plans.NODE_SERVING, username=NODE.user,
+                             groups=["system:nodes"], usages=["digital signature", "server auth"]))
+        await world.settle()
+        assert not (await world.client.get(CSRS, "serving")).status.conditions
+        known = NodeStatus(addresses=[NodeAddress(type="InternalIP", address="192.0.2.10")])
+        world.client.put(replace(await world.client.get(NODES, "n1"), status=known))
+        await world.settle()
+        assert (await world.client.get(CSRS, "serving")).status.certificate
 
 
 async def test_what_a_person_approved_wrongly_is_refused() -> None:
