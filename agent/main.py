@@ -58,7 +58,7 @@ from agent.volumes.mounts import HostMounter
 from agent.volumes.tokens import PodTokens
 from netplugin import netns
 from netplugin.protocol import NetworkError
-from sampan import __version__
+from sampan import __version__, mounts
 from sampan.api.resources import NODES
 from sampan.loop import logs, process
 from sampan.loop.backoff import Backoff
@@ -247,7 +247,7 @@ def make_volumes(config: settings.Config, clock: Clock) -> HostVolumes:
 
 def hierarchies() -> Hierarchies:
     """Where this host has its cgroups."""
-    return find_hierarchies(Path("/proc/self/mountinfo").read_text("utf-8"))
+    return find_hierarchies(mounts.read())
 
 
 def configz(config: settings.Config, info: EngineInfo) -> dict[str, str | int]:

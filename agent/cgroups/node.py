@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
-from pathlib import Path
 from typing import Literal
 
 from agent.cgroups import names, tree
@@ -12,6 +11,7 @@ from agent.cgroups.protocol import CgroupError, PodLimits, QosClass
 from agent.cgroups.systemd import Run, busctl, set_slice, stop_slice
 from agent.cgroups.tree import Hierarchies, find_hierarchies
 from agent.cgroups.values import properties, settings
+from sampan import mounts
 
 Driver = Literal["cgroupfs", "systemd"]
 
@@ -24,7 +24,7 @@ class NodeCgroups:
         """`root` is the cgroup below which all of the node's pods live; `run` calls systemd."""
         self._driver = driver
         self._root = root
-        self._hierarchies = hierarchies or find_hierarchies(Path("/proc/self/mountinfo").read_text())
+        self._hierarchies = hierarchies or find_hierarchies(mounts.read())
         self._run = run
         self._applied: dict[str, PodLimits] = {}
         self._burstable: dict[str, int] = {}

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from agent.cgroups.protocol import CgroupError
 from agent.cgroups.values import Setting, Version
+from sampan.mounts import Mount
 
 _CONTROLLERS = ("cpu", "cpuacct", "cpuset", "memory", "pids", "devices", "freezer", "blkio", "net_cls", "net_prio",
                 "perf_event", "hugetlb", "rdma", "misc")
@@ -31,23 +32,19 @@ class Hierarchies:
         return sorted(set(self.mounts.values()))
 
 
-def find_hierarchies(mountinfo: str) -> Hierarchies:
-    """From /proc/self/mountinfo (proc(5)). With both versions mounted, version 1 has the controllers."""
-    mounts: dict[str, Path] = {}
+def find_hierarchies(mounts: Iterable[Mount]) -> Hierarchies:
+    """Among all mounts of the host. With both versions mounted, version 1 has the controllers."""
+    places: dict[str, Path] = {}
     unified: Path | None = None
-    for line in mountinfo.splitlines():
-        left, _, right = line.partition(" - ")
-        kind, _, options = right.split(" ", 2)
-        point = Path(left.split()[4].replace("\\040", " "))
-        if kind == "cgroup2":
-            unified = unified or point
-        elif kind == "cgroup":
-            words = options.split(",")
-            names = [word for word in words if word in _CONTROLLERS or word.startswith("name=")]
-            for name in names:
-                mounts.setdefault(name, point)
-    if any(not name.startswith("name=") for name in mounts):
-        return Hierarchies(1, mounts | ({"unified": unified} if unified else {}))
+    for mount in mounts:
+        if mount.kind == "cgroup2":
+            unified = unified or mount.point
+        elif mount.kind == "cgroup":
+            for name in mount.options:
+                if name in _CONTROLLERS or name.startswith("name="):
+                    places.setdefault(name, mount.point)
+    if any(not name.startswith("name=") for name in places):
+        return Hierarchies(1, places | ({"unified": unified} if unified else {}))
     if unified is None:
         raise CgroupError("no cgroup file system is mounted on this host")
     return Hierarchies(2, {"unified": unified})

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import os
-import re
 from functools import cache
 from pathlib import Path
 from typing import Protocol
 
+from sampan import mounts
+
 _MS_BIND = 0x1000
 _MNT_DETACH = 2
-_OCTAL = re.compile(rb"\\([0-7]{3})")
 
 
 class MountError(Exception):
@@ -40,16 +40,12 @@ class Mounter(Protocol):
 class HostMounter:
     """The host's mounts."""
 
-    def __init__(self, table: Path = Path("/proc/self/mountinfo")) -> None:
+    def __init__(self, table: Path = mounts.TABLE) -> None:
         self._table = table
 
     def mounted_below(self, directory: Path) -> list[Path]:
-        """Read the mount table (proc(5): the fifth field, with octal escapes)."""
-        root = directory.resolve()
-        points = [Path(os.fsdecode(_OCTAL.sub(lambda match: bytes((int(match[1], 8),)), line.split(b" ")[4])))
-                  for line in self._table.read_bytes().split(b"\n") if line]
-        below = [point for point in points if point == root or root in point.parents]
-        return sorted(below, key=lambda point: len(point.parts), reverse=True)
+        """As the mount table has it now."""
+        return mounts.points_at_or_below([directory.resolve()], mounts.read(self._table))
 
     def tmpfs(self, target: Path, size: int, group: int | None = None) -> None:
         """mount(2)."""

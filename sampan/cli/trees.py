@@ -5,30 +5,26 @@ Files that are reached through a mount are not ours: they are a user's, and stay
 
 from __future__ import annotations
 
-import os
-import re
 import shutil
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
+from sampan import mounts
 from sampan.cli.progress import CommandError
 
-MOUNTINFO = Path("/proc/self/mountinfo")
 UMOUNT_SECONDS = 30.0
 
 
-def mounts_below(places: Iterable[Path], mountinfo: str) -> list[str]:
-    """What is mounted within these folders, deepest first (proc(5), mountinfo); what is mounted on one is not."""
-    points = [re.sub(r"\\(\d{3})", lambda found: chr(int(found[1], 8)), line.split()[4])
-              for line in mountinfo.splitlines()]
-    starts = tuple(f"{place}/" for place in places)
-    return sorted((point for point in points if point.startswith(starts)), key=len, reverse=True)
+def within(places: Iterable[Path], table: Iterable[mounts.Mount]) -> list[Path]:
+    """What is mounted within these folders, deepest first; what is mounted on one is not."""
+    roots = set(places)
+    return [point for point in mounts.points_at_or_below(roots, table) if point not in roots]
 
 
-def mounted(*places: Path) -> list[str]:
+def mounted(*places: Path) -> list[Path]:
     """What is mounted within these folders now, deepest first."""
-    return mounts_below([place.resolve() for place in places], os.fsdecode(MOUNTINFO.read_bytes()))
+    return within([place.resolve() for place in places], mounts.read())
 
 
 def unmount(*places: Path) -> None:

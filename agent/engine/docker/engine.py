@@ -47,6 +47,7 @@ from agent.engine.protocol import (
     Stream,
 )
 from agent.engine.stream import Connection, DockerStream, Handover, Pulled, follow_logs, take_socket
+from sampan import mounts
 
 R = TypeVar("R")
 
@@ -403,7 +404,7 @@ class DockerEngine:
         if not pid:
             return ContainerStats(0, 0, 0)
         if self._hierarchies is None:
-            self._hierarchies = find_hierarchies(Path("/proc/self/mountinfo").read_text())
+            self._hierarchies = find_hierarchies(mounts.read())
         try:
             used = usage_of_process(self._hierarchies, pid)
         except CgroupError as error:

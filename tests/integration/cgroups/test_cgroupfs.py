@@ -14,11 +14,12 @@ from agent.cgroups.protocol import CgroupError, PodLimits
 from agent.cgroups.tree import find_hierarchies
 from agent.engine.docker import DockerEngine
 from agent.engine.protocol import ContainerSpec, Limits
+from sampan import mounts
 from tests.support.engine import IMAGE, EngineHandle, end_cgroup_tree
 
 pytestmark = pytest.mark.docker
 
-HIERARCHIES = find_hierarchies(Path("/proc/self/mountinfo").read_text())
+HIERARCHIES = find_hierarchies(mounts.read())
 MIB = 1 << 20
 
 

@@ -13,6 +13,7 @@ from agent.cgroups.protocol import CgroupError, PodLimits, QosClass
 from agent.cgroups.tree import Hierarchies, find_hierarchies
 from agent.cgroups.usage import Usage, cgroup_paths, usage, usage_of_process
 from agent.cgroups.values import Version, properties, settings, weight
+from sampan import mounts
 
 UID = "0b5a1e5c-1111-4222-8333-444455556666"
 
@@ -70,24 +71,26 @@ def test_properties_round_quotas_up_to_whole_percents() -> None:
     assert quota(PodLimits()) == 2**64 - 1
 
 
-V1 = """\
+V1 = b"""\
 29 25 0:26 / /sys/fs/cgroup ro,nosuid shared:9 - tmpfs tmpfs ro,mode=755
 30 29 0:27 / /sys/fs/cgroup/unified rw shared:10 - cgroup2 cgroup2 rw,nsdelegate
 31 29 0:28 / /sys/fs/cgroup/systemd rw shared:11 - cgroup cgroup rw,xattr,name=systemd
 33 29 0:30 / /sys/fs/cgroup/cpu,cpuacct rw shared:15 - cgroup cgroup rw,cpu,cpuacct
 34 29 0:31 / /sys/fs/cgroup/memory rw shared:16 - cgroup cgroup rw,memory
 """
-V2 = "29 25 0:26 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n"
+V2 = b"29 25 0:26 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n"
 
 
 def test_hierarchies_are_read_from_the_mounts() -> None:
-    one = find_hierarchies(V1)
+    one = find_hierarchies(mounts.parse(V1))
     assert one.version == 1
     assert one.mounts["cpu"] == one.mounts["cpuacct"] == Path("/sys/fs/cgroup/cpu,cpuacct")
     assert Path("/sys/fs/cgroup/systemd") in one.roots
-    assert find_hierarchies(V2) == Hierarchies(2, {"unified": Path("/sys/fs/cgroup")})
+    no_text = b"40 29 8:2 / /mnt/\xff\\040x rw - ext4 /dev/sdb1 rw\n"
+    assert find_hierarchies(mounts.parse(no_text + V1)) == one
+    assert find_hierarchies(mounts.parse(V2)) == Hierarchies(2, {"unified": Path("/sys/fs/cgroup")})
     with pytest.raises(CgroupError, match="no cgroup file system"):
-        find_hierarchies("25 1 8:1 / / rw - ext4 /dev/sda1 rw\n")
+        find_hierarchies(mounts.parse(b"25 1 8:1 / / rw - ext4 /dev/sda1 rw\n"))
 
 
 class Systemd:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from sampan import mounts
 from sampan.api.times import MicroTime
 from sampan.api.types import coordination_v1
 from sampan.cli import lab as command
@@ -76,7 +77,7 @@ def test_what_this_machine_has_is_seen() -> None:
     assert seen.root == (os.geteuid() == 0)
 
 
-MOUNTINFO = """\
+MOUNTINFO = b"""\
 23 1 8:1 / / rw - ext4 /dev/sda1 rw
 30 23 0:5 / /run/netns/x rw - nsfs nsfs rw
 31 23 0:6 / /var/lib/sampan-lab/a/node1/docker/overlay2/1/merged rw - overlay overlay rw
@@ -87,8 +88,8 @@ MOUNTINFO = """\
 
 
 def test_only_what_is_below_is_unmounted_and_deepest_first() -> None:
-    assert trees.mounts_below([Path("/var/lib/sampan-lab/a")], MOUNTINFO) == [
-        "/var/lib/sampan-lab/a/node1/docker/overlay2/1/merged", "/var/lib/sampan-lab/a/with space"]
+    assert trees.within([Path("/var/lib/sampan-lab/a")], mounts.parse(MOUNTINFO)) == [
+        Path("/var/lib/sampan-lab/a/node1/docker/overlay2/1/merged"), Path("/var/lib/sampan-lab/a/with space")]
 
 
 @pytest.mark.parametrize(("seconds", "alive"), [(None, False), (-1, False), (0, False), (1, True)])
