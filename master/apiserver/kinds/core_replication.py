@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from master.apiserver.kinds import pod_defaults
-from master.apiserver.kinds.apps import Replicated, lasting_template, selector_text
-from master.apiserver.kinds.common import Errors, Tree, child, drop_unset, go_map, metadata, part, status
-from master.apiserver.strategy import Context
+from master.apiserver.kinds.apps import ReplicaSetStrategy, lasting_template, selector_text
+from master.apiserver.kinds.common import Errors, Tree, child, drop_unset, go_map, metadata, part
 from sampan.api.errors import invalid, required
 
 
-class ReplicationControllerStrategy(Replicated):
-    """The rules of ReplicationControllers."""
+class ReplicationControllerStrategy(ReplicaSetStrategy):
+    """The rules of ReplicationControllers, where they are others than those of ReplicaSets."""
 
-    counts = ("fullyLabeledReplicas", "readyReplicas", "availableReplicas")
     keeps_dependents = True
 
     def default(self, obj: Tree) -> None:
@@ -28,10 +26,6 @@ class ReplicationControllerStrategy(Replicated):
                 tree["selector"] = dict(labels)
             if not metadata(obj).get("labels"):
                 child(obj, "metadata")["labels"] = dict(labels)
-
-    def prepare_create(self, obj: Tree, context: Context) -> None:
-        """No pods yet."""
-        obj["status"] = {"replicas": 0}
 
     def validate_pods(self, tree: Tree) -> Errors:
         """There must be a selector; it fits the template's labels."""
@@ -53,9 +47,3 @@ class ReplicationControllerStrategy(Replicated):
     def selector_text(self, tree: Tree) -> str:
         """As a Scale writes it."""
         return selector_text({"matchLabels": tree.get("selector") or {}})
-
-    def fields(self, obj: Tree) -> dict[str, str]:
-        """How many there are."""
-        return {"status.replicas": str(status(obj).get("replicas") or 0)}
-
-
