@@ -130,27 +130,35 @@ def _lease(obj: Tree) -> list[Any]:
     return [name(obj), spec(obj).get("holderIdentity") or "", age(obj)]
 
 
-def _template(tree: Tree) -> list[Any]:
-    """Names, images and selector of a workload's pods."""
+def _containers(tree: Tree) -> list[str]:
+    """Names and images of a workload's containers."""
     containers = items(part(part(tree, "template"), "spec"), "containers")
-    return [",".join(container.get(key) or "" for container in containers) for key in ("name", "image")] + [
-        selector_text(tree.get("selector")) or NONE]
+    return [",".join(container.get(key) or "" for container in containers) for key in ("name", "image")]
+
+
+def _selector(tree: Tree) -> str:
+    return selector_text(tree.get("selector")) or NONE
 
 
 def _deployment(obj: Tree) -> list[Any]:
     tree, state = spec(obj), status(obj)
     return [name(obj), f"{state.get('readyReplicas') or 0}/{tree.get('replicas', 1)}",
-            state.get("updatedReplicas") or 0, state.get("availableReplicas") or 0, age(obj), *_template(tree)]
+            state.get("updatedReplicas") or 0, state.get("availableReplicas") or 0, age(obj), *_containers(tree),
+            _selector(tree)]
+
+
+def _replicated(obj: Tree) -> list[Any]:
+    tree, state = spec(obj), status(obj)
+    return [name(obj), tree.get("replicas", 1), state.get("replicas") or 0, state.get("readyReplicas") or 0, age(obj),
+            *_containers(tree)]
 
 
 def _replica_set(obj: Tree) -> list[Any]:
-    tree, state = spec(obj), status(obj)
-    return [name(obj), tree.get("replicas", 1), state.get("replicas") or 0, state.get("readyReplicas") or 0, age(obj),
-            *_template(tree)]
+    return [*_replicated(obj), _selector(spec(obj))]
 
 
 def _replication_controller(obj: Tree) -> list[Any]:
-    return [*_replica_set(obj)[:-1], pairs(part(spec(obj), "selector"))]
+    return [*_replicated(obj), pairs(part(spec(obj), "selector"))]
 
 
 def _scale(obj: Tree) -> list[Any]:

@@ -179,9 +179,9 @@ def test_workloads() -> None:
         "Name": "n", "Ready": "2/3", "Up-to-date": 1, "Available": 2, "Age": Age(BORN), "Containers": "c",
         "Images": "nginx:1.27", "Selector": "app=web"}
     assert list(cells(REPLICASET, tree).values())[1:4] == [3, 3, 2]
-    tree["spec"]["selector"] = {"b": "2", "a": "1"}
+    tree["spec"]["selector"] = {"matchLabels": "2", "a": "1"}  # a plain map, in which no name means anything
     assert list(cells(REPLICATION_CONTROLLER, tree).values())[1:4] == [3, 3, 2]
-    assert cells(REPLICATION_CONTROLLER, tree)["Selector"] == "a=1,b=2"
+    assert cells(REPLICATION_CONTROLLER, tree)["Selector"] == "a=1,matchLabels=2"
 
 
 def test_endpoints() -> None:
