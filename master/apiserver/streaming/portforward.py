@@ -194,6 +194,7 @@ class _Channels:
         self._closes = closes
         # Bounded: a port that does not take its data holds up the others, as one WebSocket has one flow.
         self._queues: list[asyncio.Queue[bytes | None]] = [asyncio.Queue(16) for _ in ports]
+        self._over: set[int] = set()  # ports whose connections have ended, by index
 
     async def run(self) -> None:
         """Until the client goes away or every port's connection has ended."""
@@ -217,8 +218,9 @@ class _Channels:
                 channel, payload = payload[0] if payload else _CLOSE, b""
             elif not payload:
                 continue
-            if channel % 2 == 0 and channel // 2 < len(self._queues):
-                await self._queues[channel // 2].put(payload or None)
+            index = channel // 2
+            if channel % 2 == 0 and index < len(self._queues) and index not in self._over:
+                await self._queues[index].put(payload or None)
 
     async def _port(self, index: int) -> None:
         port = self._ports[index]
@@ -253,10 +255,10 @@ class _Channels:
         await session.end(STDIN)
 
     def _drain(self, index: int) -> None:
-        """Nobody reads any more: let the others go on, also where the reader waits for room here."""
-        left, self._queues[index] = self._queues[index], asyncio.Queue()
-        while not left.empty():
-            left.get_nowait()
+        """Nobody takes it any more: what comes is dropped, and the reader waits for room here no longer."""
+        self._over.add(index)
+        while not self._queues[index].empty():
+            self._queues[index].get_nowait()
 
     async def _fail(self, index: int, why: str) -> None:
         self._drain(index)

@@ -79,6 +79,26 @@ async def test_a_connection_that_ends_while_its_data_waits_does_not_hold_up_the_
     assert socket.sent == [b"\x02well"]
 
 
+async def test_what_comes_for_a_connection_that_has_ended_is_not_kept() -> None:
+    """A client may go on sending for as long as the other ports stand: that must not fill the master's memory."""
+    socket, opener = Socket(), Opener()
+    channels = _Channels(cast("Any", socket), Target(opener, "n1", PodRef(name="p")), [80, 81], closes=False)
+    over, other = opener.sessions.values()
+    other.may_take.set()
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        running = group.create_task(channels.run())
+        over.answers.put_nowait(None)
+        socket.give(2, b"one")
+        assert await other.taken.get() == b"one"
+        for _ in range(100):
+            socket.give(0, b"to nobody")
+        socket.give(2, b"two")
+        assert await other.taken.get() == b"two"
+        assert channels._queues[0].empty()
+        other.answers.put_nowait(None)
+        await running
+
+
 async def test_a_client_that_has_gone_when_its_port_is_refused_is_no_fault_of_ours() -> None:
     class Gone(Socket):
         async def send_bytes(self, data: bytes) -> None:
