@@ -96,12 +96,12 @@ class LeaderElector:
 
     async def _keep(self, renewed: float) -> None:
         while True:
-            await self._clock.sleep(self._times.retry)
+            end = renewed + self._times.renew_deadline
+            await self._clock.sleep(min(self._times.retry, end - self._clock.monotonic()))
             began = self._clock.monotonic()
-            left = self._times.renew_deadline - (began - renewed)
-            if left > 0 and await self._try(left):
+            if began < end and await self._try(end - began):
                 renewed = began
-            elif not self.leading or self._clock.monotonic() - renewed >= self._times.renew_deadline:
+            elif not self.leading or self._clock.monotonic() >= end:
                 raise LostLeadership
 
     async def _try(self, patience: float) -> bool:

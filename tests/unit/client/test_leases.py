@@ -168,6 +168,24 @@ async def test_a_leader_whose_server_first_refuses_and_then_is_silent_stops_in_t
         assert tries[:4] == [2, 4, 6, 8]
 
 
+async def test_a_leader_s_time_ends_between_two_tries_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    race = Race()
+
+    async def refused(*_: object, **__: object) -> None:
+        await race.clock.sleep(0.3)
+        raise errors.unavailable("down")
+
+    async with asyncio.TaskGroup() as group:
+        race.start(group, "a")
+        await race.clock.settle()
+        monkeypatch.setattr(race.client, "update", refused)
+        await race.clock.advance(9.9)
+        assert race.leading == {"a"}
+        await race.clock.advance(0.2)  # the last try was at 8.9 s
+        assert race.leading == set()
+        await race.clock.advance(1)
+
+
 async def test_a_renewal_counts_from_when_it_was_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     """The others may have seen it at once, and its answer have come late."""
     race, update = Race(), FakeClient.update
