@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 
 from msgspec.structs import replace as with_fields
 
-from agent.engine.protocol import Container, EngineError, EngineEvent, EngineUnavailable
+from agent.engine.protocol import Container, EngineError, EngineEvent, EngineTimeout, EngineUnavailable
 from agent.pods import steps
 from agent.pods.actions import Actions, StepFailed
 from agent.pods.memory import Memory
@@ -172,7 +172,8 @@ class PodWorker:
             await self._observer.learn()
         except EngineError as error:
             log.warning("pod %s: cannot see its containers: %s", self._desired.pod.metadata.name, error)
-            self._actions.tell("Warning", "FailedSync", f"error determining status: {error}")
+            if isinstance(error, EngineTimeout) or not isinstance(error, EngineUnavailable):  # else all pods have it
+                self._actions.tell("Warning", "FailedSync", f"error determining status: {error}")
             self._memory.stale = True
             self._until = self._rooms.clock.now() + timedelta(seconds=5)
             return False

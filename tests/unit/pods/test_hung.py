@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import NoReturn
 
-from agent.engine.protocol import Container, Status
+import pytest
+
+from agent.engine.protocol import Container, EngineUnavailable, Status
 from agent.pods.memory import Memory
 from sampan.api import resources
 from tests.support.pods import World, make_pod
@@ -64,6 +67,27 @@ async def test_what_is_left_of_a_pod_that_nobody_knows_goes_once_docker_answers(
         world.engine.hung.clear()
         await world.advance(FAR)
         assert await world.empty()
+
+
+async def test_a_docker_that_is_away_is_nothing_to_tell_of_each_pod(
+        world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pod has a few events to tell: they would be used up when Docker comes back, and something happens to it."""
+    async def refused(*_: object) -> NoReturn:
+        raise EngineUnavailable("connection refused")
+
+    async with world.agent():
+        pod = world.create(make_pod())
+        await world.settle()
+        [box] = await world.boxes("app")
+        with monkeypatch.context() as away:
+            away.setattr(world.engine, "list", refused)
+            away.setattr(world.engine, "inspect", refused)
+            world.engine.exit(box.id, 1)
+            await world.advance(FAR)
+        assert not world.reports.messages("FailedSync")
+        await world.advance(10)
+        assert world.status(pod).container_statuses[0].restart_count == 1
+        assert world.reports.reasons().count("Started") == 2
 
 
 def listed(status: Status) -> Container:
