@@ -155,8 +155,7 @@ class Actions:
         if not self._pod.spec.host_network:
             await self._rooms.network.detach(sandbox_id)
         self._memory.detach(sandbox_id)
-        box = self._memory.container(sandbox_id)
-        if box and box.running:
+        if (box := self._memory.container(sandbox_id)) and box.running:
             await self._rooms.engine.stop(sandbox_id, 0)
             await self._observer.look(sandbox_id)
 
@@ -211,6 +210,8 @@ class Actions:
 
     async def _create_container(self, step: steps.CreateContainer) -> None:
         container = self._spec(step.name)
+        if labels.container_hash(container) not in self._memory.images:
+            return  # its image has been changed since the step was chosen, and is to be pulled and checked first
         try:
             spec = await self._container_spec(container, step)
             async with self._rooms.slots:
@@ -280,9 +281,8 @@ class Actions:
             message = f'failed to start container "{name}": {error}'
             self.tell("Warning", "Failed", f"Error: {message}", name)
             raise StepFailed("RunContainerError", message, initial=1.0, maximum=1.0) from error
-        if box is None:
-            return
-        self.tell("Normal", "Started", f"Started container {name}", name)
+        if box is not None:
+            self.tell("Normal", "Started", f"Started container {name}", name)
 
     async def _post_start(self, name: str, container_id: str) -> None:
         container = self._spec(name)
@@ -318,8 +318,7 @@ class Actions:
                 self.tell("Warning", "FailedPreStopHook", "PreStopHook failed", step.name)
         left = max(MINIMUM_STOP, step.grace - (clock.monotonic() - begun))
         await self._rooms.engine.stop(step.id, left)
-        box = memory.container(step.id)
-        if box and box.running:
+        if (box := memory.container(step.id)) and box.running:
             await self._observer.look(step.id)
         memory.killing.pop(step.id, None)
 

@@ -9,7 +9,8 @@ import pytest
 from msgspec.structs import replace
 
 from agent.engine.protocol import Container, ContainerSpec, EngineUnavailable, Image
-from agent.pods import labels
+from agent.pods import labels, steps
+from agent.pods.worker import PodWorker
 from sampan.api import resources
 from tests.support.pods import World, make_pod
 
@@ -96,6 +97,30 @@ async def test_an_image_that_changes_while_another_is_pulled(world: World, monke
         await world.settle()
         world.view.put(resources.PODS, make_pod(containers=[{**container, "image": "new:1"}]))
         pulled.set()
+        await world.settle()
+        assert await world.boxes("app") == []
+        state = world.status(pod).container_statuses[0].state
+        assert state
+        assert state.waiting
+        assert state.waiting.reason == "CreateContainerConfigError"
+
+
+async def test_an_image_that_changes_as_its_container_is_about_to_be_made(
+        world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the decision and its step: the step finds another image than the one that was pulled and checked."""
+    container = {"name": "app", "image": "old:1", "command": ["pause"], "securityContext": {"runAsNonRoot": True}}
+    launch = PodWorker._launch
+
+    def launch_and_change(worker: PodWorker, step: steps.Action) -> None:
+        launch(worker, step)
+        if isinstance(step, steps.CreateContainer):
+            world.view.put(resources.PODS, make_pod(containers=[{**container, "image": "new:1"}]))
+
+    monkeypatch.setattr(PodWorker, "_launch", launch_and_change)
+    world.engine.add_image("old:1", user="1000")
+    world.engine.add_image("new:1", user="root")
+    async with world.agent():
+        pod = world.create(make_pod(containers=[container]))
         await world.settle()
         assert await world.boxes("app") == []
         state = world.status(pod).container_statuses[0].state
