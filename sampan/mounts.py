@@ -29,7 +29,7 @@ def parse(table: bytes) -> list[Mount]:
         place, _, kind = line.partition(b" - ")
         point = _OCTAL.sub(lambda match: bytes((int(match[1], 8),)), place.split(b" ")[4])
         name, _, options = kind.split(b" ", 2)
-        found.append(Mount(Path(os.fsdecode(point)), name.decode(), tuple(os.fsdecode(options).split(","))))
+        found.append(Mount(Path(os.fsdecode(point)), os.fsdecode(name), tuple(os.fsdecode(options).split(","))))
     return found
 
 

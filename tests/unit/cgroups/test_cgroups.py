@@ -86,7 +86,8 @@ def test_hierarchies_are_read_from_the_mounts() -> None:
     assert one.version == 1
     assert one.mounts["cpu"] == one.mounts["cpuacct"] == Path("/sys/fs/cgroup/cpu,cpuacct")
     assert Path("/sys/fs/cgroup/systemd") in one.roots
-    no_text = b"40 29 8:2 / /mnt/\xff\\040x rw - ext4 /dev/sdb1 rw\n"
+    no_text = (b"40 29 8:2 / /mnt/\xff\\040x rw - ext4 /dev/sdb1 rw\n"
+               b"41 29 0:50 / /mnt/y rw - fuse.\xff y rw\n")
     assert find_hierarchies(mounts.parse(no_text + V1)) == one
     assert find_hierarchies(mounts.parse(V2)) == Hierarchies(2, {"unified": Path("/sys/fs/cgroup")})
     with pytest.raises(CgroupError, match="no cgroup file system"):
