@@ -18,7 +18,7 @@ import h11
 from aiohttp import web
 
 from master.apiserver.streaming.places import Place
-from master.apiserver.streaming.rewriting import LIMIT, Links, pack, unpack
+from master.apiserver.streaming.rewriting import LIMIT, Links
 from master.apiserver.streaming.upgrades import wants_upgrade
 from master.apiserver.streaming.wires import RawWire, Upgraded
 from master.nodes.streams import NodeStream, StreamOpener
@@ -131,7 +131,7 @@ class _Exchange:
             raise _unreachable("unexpected EOF")
         coding = next((value.decode("latin-1") for name, value in headers if name == b"content-encoding"), "")
         try:
-            page = pack(self._links.page(unpack(bytes(content), coding)), coding)
+            page = await asyncio.to_thread(self._links.packed_page, bytes(content), coding)
         except ValueError:
             page = bytes(content)  # whatever it is, the client may know better
         _set(response, [header for header in headers if header[0] != b"content-length"])

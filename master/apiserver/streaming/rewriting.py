@@ -9,9 +9,8 @@ from __future__ import annotations
 import posixpath
 import re
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
-from html.parser import HTMLParser
 from urllib.parse import urlsplit
 
 _ATTRIBUTES = {
@@ -26,7 +25,15 @@ _WINDOWS = {"": 0, "gzip": 31, "deflate": 15}
 """What zlib calls the codings."""
 LIMIT = 8 * 1024 * 1024
 """Bytes of a page that is rewritten; a longer one goes by as it is."""
-_ATTRIBUTE = re.compile(r"""(?P<name>[^\s"'<>/=]+)(?P<equals>\s*=\s*)(?P<value>"[^"]*"|'[^']*'|[^\s"'=<>`]+)""")
+_LONGEST = 65536
+"""Bytes of a URL that the API server would take; urllib keeps the last hundred that it took apart."""
+_MARKUP = re.compile(r"<(?:!--|(?P<tag>[a-zA-Z][^\s/>]*+))", re.ASCII)
+"""Where a comment or a start tag begins."""
+_ATTRIBUTE = re.compile(r"""[\s/]*+(?P<name>[^\s/>][^\s/>=]*+)"""
+                        r"""(?:\s*+=\s*+(?:"(?P<double>[^"]*+)"|'(?P<single>[^']*+)'|(?P<bare>[^\s"'>][^\s>]*+)))?""",
+                        re.ASCII)
+_TEXT_UNTIL = {name: re.compile(f"</{name}", re.IGNORECASE) for name in ("script", "style")}
+"""Elements whose content is no HTML."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +49,8 @@ class Links:
 
     def rewritten(self, url: str) -> str:
         """A URL as the client has to ask for it; one that leads elsewhere, or is none, comes back as it is."""
+        if len(url) > _LONGEST:
+            return url
         try:
             parts = urlsplit(url)
         except ValueError:
@@ -60,39 +69,40 @@ class Links:
     def page(self, content: bytes) -> bytes:
         """An HTML page with its links rewritten; all else stays, byte by byte."""
         text = content.decode("latin-1")  # whatever the encoding: what is rewritten is ASCII in all that browsers know
-        finder = _Finder(text)
-        finder.feed(text)
-        finder.close()
-        result, end = [], 0
-        for start, tag, names in finder.found:
-            result += [text[end:start], _ATTRIBUTE.sub(partial(self._attribute, names), tag)]
-            end = start + len(tag)
-        return "".join([*result, text[end:]]).encode("latin-1")
+        result, done = [], 0
+        for start, end in _urls(text):
+            result += [text[done:start], self.rewritten(text[start:end])]
+            done = end
+        return "".join([*result, text[done:]]).encode("latin-1")
 
-    def _attribute(self, names: list[str], match: re.Match[str]) -> str:
-        value = match["value"]
-        if match["name"].lower() not in names:
-            return match[0]
-        quote = value[0] if value[0] in "\"'" else ""
-        url = value[1:-1] if quote else value
-        return match["name"] + match["equals"] + quote + self.rewritten(url) + quote
+    def packed_page(self, content: bytes, coding: str) -> bytes:
+        """The same under a Content-Encoding; ValueError as `unpack` has it."""
+        return pack(self.page(unpack(content, coding)), coding)
 
 
-class _Finder(HTMLParser):
-    """Where the start tags with URLs are: offset, text, names of the attributes."""
+def _urls(text: str) -> Iterator[tuple[int, int]]:
+    """Where URLs are in start tags: beginning and end, in order.
 
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=False)
-        self._lines = [0, *(match.end() for match in re.finditer("\n", text))]
-        self.found: list[tuple[int, str, list[str]]] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """See HTMLParser."""
-        names = [name for name, value in attrs if value and name in _ATTRIBUTES.get(tag, "").split()]
-        text = self.get_starttag_text()
-        if names and text:
-            line, column = self.getpos()
-            self.found.append((self._lines[line - 1] + column, text, names))
+    Never goes back in the text, whatever stands there: a pod must not be able to keep the API server busy.
+    """
+    at = 0
+    while (markup := _MARKUP.search(text, at)) is not None:
+        tag = (markup["tag"] or "").lower()
+        if not tag:
+            at = text.find("-->", markup.start() + 2)
+            if at < 0:
+                return
+            continue
+        at, wanted = markup.end(), _ATTRIBUTES.get(tag, "").split()
+        while (attribute := _ATTRIBUTE.match(text, at)) is not None:
+            at, kind = attribute.end(), attribute.lastgroup or ""
+            if kind != "name" and attribute["name"].lower() in wanted:
+                yield attribute.span(kind)
+        if tag in _TEXT_UNTIL:
+            end = _TEXT_UNTIL[tag].search(text, at)
+            if end is None:
+                return
+            at = end.end()
 
 
 def unpack(content: bytes, coding: str) -> bytes:
