@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
 from contextlib import aclosing, asynccontextmanager
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import quote
 
 import h11
 from aiohttp import web
@@ -28,8 +29,10 @@ from sampan.pb.node_pb2 import Open, Proxy
 
 Header = tuple[bytes, bytes]
 
-_TARGET = re.compile(r"(?P<prefix>/+api/+v1(?:/+namespaces/+[^/?]+)?(?:/+[^/?]+){2}/+proxy)"
-                     r"(?P<rest>[^?]*)(?P<query>.*)", re.DOTALL)
+_TARGET = re.compile(r"(?:https?://[^/?]*+)?"
+                     r"(?P<prefix>/++api/++v1(?:/++namespaces/++[^/?]++)?(?:/++[^/?]++){2}/++proxy)"
+                     r"(?P<rest>(?:/[^?]*+)?)(?P<query>(?:\?.*+)?)", re.DOTALL)
+_ASCII = "".join(map(chr, range(0x21, 0x7f)))
 _HOP_BY_HOP = frozenset((b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"te", b"trailer",
                          b"transfer-encoding", b"upgrade"))
 """About one connection, not about the message (RFC 9110, 7.6.1)."""
@@ -41,11 +44,15 @@ _UNPACKED = frozenset(("gzip", "deflate", "br", "zstd"))
 
 
 def split_target(raw_path: str) -> tuple[str, str, str]:
-    """What leads to the proxy, what follows it (encoded as it came), and the query with its mark."""
-    match = _TARGET.search(raw_path)
+    """What leads to the proxy, what follows it (encoded as it came), and the query with its mark.
+
+    What may not stand in a URL is encoded; in the first of them quotes, too, since it is put into pages.
+    """
+    match = _TARGET.fullmatch(raw_path)
     if match is None:
         raise bad_request("the path of a proxied request is not understood")
-    return match["prefix"], match["rest"], match["query"]
+    rest, query = (quote(match[name], safe=_ASCII, errors="surrogateescape") for name in ("rest", "query"))
+    return quote(match["prefix"], safe="/:%", errors="surrogateescape"), rest, query
 
 
 async def serve(request: web.BaseRequest, streams: StreamOpener, place: Place) -> web.StreamResponse:

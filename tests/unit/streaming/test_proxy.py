@@ -31,9 +31,21 @@ PREFIX = "/api/v1/namespaces/default/pods/web:80/proxy"
     ("/api/v1/namespaces/proxy/pods/proxy/proxy/x%2Fy", "/api/v1/namespaces/proxy/pods/proxy/proxy", "/x%2Fy", ""),
     ("//api//v1/namespaces/a/services/https:b:c/proxy//d/?x=/proxy/",
      "//api//v1/namespaces/a/services/https:b:c/proxy", "//d/", "?x=/proxy/"),
-    ("https://host:6443/api/v1/nodes/a/proxy/x", "/api/v1/nodes/a/proxy", "/x", "")])
+    ("https://host:6443/api/v1/nodes/a/proxy/x", "/api/v1/nodes/a/proxy", "/x", ""),
+    ("/api/v1/nodes/a/proxy/'\u00e9\udcff?\u00e9", "/api/v1/nodes/a/proxy", "/'%C3%A9%FF", "?%C3%A9"),
+    ("/api/v1/nodes/a%2Fproxy%2F'onload='x/proxy/y", "/api/v1/nodes/a%2Fproxy%2F%27onload%3D%27x/proxy", "/y", "")])
 def test_the_targets_own_path(path: str, prefix: str, rest: str, query: str) -> None:
     assert split_target(path) == (prefix, rest, query)
+
+
+@pytest.mark.parametrize("path", [
+    "/api/v1/nodes/a%2Fproxy/api/v1/nodes/b/proxy/x", "/api/v1/nodes/a/%70roxy/x",
+    "/api/v1/nodes/a%2Fproxy%2Fb/proxyx"])
+def test_a_path_that_leads_elsewhere(path: str) -> None:
+    """Such as pass for a proxied request because a slash is encoded: no part of them is taken for the way to it."""
+    with pytest.raises(ApiError) as caught:
+        split_target(path)
+    assert caught.value.code == 400
 
 
 class Said:
