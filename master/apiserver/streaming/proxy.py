@@ -58,7 +58,8 @@ def split_target(raw_path: str) -> tuple[str, str, str]:
 async def serve(request: web.BaseRequest, streams: StreamOpener, place: Place) -> web.StreamResponse:
     """Ask, and pass the answer on; ApiError 503 where none comes."""
     prefix, path, query = split_target(request.raw_path)
-    if not path and request.method in ("GET", "HEAD"):  # relative links would miss the last part of the path
+    # Relative links would miss the last part of the path. (Who opens a WebSocket follows no redirect.)
+    if not path and request.method in ("GET", "HEAD") and not wants_upgrade(request):
         return web.Response(status=HTTPStatus.MOVED_PERMANENTLY, headers={"Location": f"{prefix}/{query}"})
     links = Links(prefix, place.address or place.node, request.host)
     session = await streams.open(place.node, Open(proxy=Proxy(address=place.address, tls=place.tls)))
@@ -92,9 +93,8 @@ class _Exchange:
         await self._session.send(STDIN, self._connection.send(event) or b"")
 
     async def _send_body(self) -> None:
-        if not self._upgrade:
-            async for piece in self._request.content.iter_any():
-                await self._send(h11.Data(data=piece))
+        async for piece in self._request.content.iter_any():
+            await self._send(h11.Data(data=piece))
         await self._send(h11.EndOfMessage())
 
     async def _pass_on(self, answer: AsyncIterator[h11.Event]) -> web.StreamResponse:
@@ -151,8 +151,8 @@ class _Exchange:
     async def _switch(self, head: h11.InformationalResponse) -> web.StreamResponse:
         """The two speak something else from here on."""
         wire = RawWire(self._request)
-        wire.switch({name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers
-                     if name != b"connection"})
+        wire.switch((name.decode("latin-1"), value.decode("latin-1")) for name, value in head.headers
+                    if name != b"connection")
         early, _ = self._connection.trailing_data
         await wire.write(early)
 
@@ -202,8 +202,8 @@ def forwarded(request: web.BaseRequest, uri: str, *, upgrade: bool) -> Iterator[
     if upgrade:
         yield b"connection", b"Upgrade"
         yield b"upgrade", request.headers["Upgrade"].encode()
-        return
-    yield b"connection", b"close"
+    else:
+        yield b"connection", b"close"
     if unpacked or "Transfer-Encoding" in request.headers:
         yield b"transfer-encoding", b"chunked"
     elif "Content-Length" in request.headers:

@@ -67,5 +67,5 @@ async def open_websocket(request: web.BaseRequest, protocol: str) -> web.WebSock
 def open_spdy(request: web.BaseRequest, version: str) -> SpdyConnection:
     """Take the connection over and switch to SPDY/3.1."""
     wire = RawWire(request)
-    wire.switch({"Upgrade": "SPDY/3.1"} | ({VERSION_HEADER: version} if version else {}))
+    wire.switch([("Upgrade", "SPDY/3.1"), *([(VERSION_HEADER, version)] if version else [])])
     return SpdyConnection(wire)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import Protocol, cast
 
 from aiohttp import WSMsgType, web
@@ -61,10 +62,10 @@ class RawWire(asyncio.Protocol):
         self._ended = False
         transport.set_protocol(self)
 
-    def switch(self, headers: dict[str, str]) -> None:
+    def switch(self, headers: Iterable[tuple[str, str]]) -> None:
         """Write the 101."""
         lines = ["HTTP/1.1 101 Switching Protocols", "Connection: Upgrade"]
-        lines += [f"{name}: {value}" for name, value in headers.items()]
+        lines += [f"{name}: {value}" for name, value in headers]
         self._transport.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
 
     async def read(self) -> bytes:

@@ -148,8 +148,9 @@ async def answer(request: web.Request) -> web.StreamResponse:
         return web.Response(body=page, content_type="text/html", headers=coding)
     if request.path == "/moved":
         return web.Response(status=302, headers={"Location": "/elsewhere/"})
-    if request.path == "/socket":
+    if request.path == "/socket" or (request.path == "/" and request.headers.get("Upgrade") == "websocket"):
         socket = web.WebSocketResponse()
+        socket.headers.extend([("Set-Cookie", "a=1"), ("Set-Cookie", "b=2")])
         await socket.prepare(request)
         async for message in socket:
             await socket.send_str(message.data.upper())
@@ -182,7 +183,7 @@ async def front() -> AsyncIterator[tuple[aiohttp.ClientSession, str]]:
         except ApiError as error:
             return refuse(error)
 
-    before = web.ServerRunner(web.Server(proxied))
+    before = web.ServerRunner(web.Server(proxied, handler_cancellation=True))
     await before.setup()
     await web.TCPSite(before, "127.0.0.1", 0).start()
     try:
@@ -260,9 +261,25 @@ async def test_an_answer_before_the_end_of_the_body() -> None:
 
 async def test_a_websocket() -> None:
     async with front() as (client, url), client.ws_connect(f"{url}/socket") as socket:
+        assert socket._response.headers.getall("Set-Cookie") == ["a=1", "b=2"]
         for word in ("one", "two"):
             await socket.send_str(word)
             assert (await socket.receive()).data == word.upper()
+
+
+async def test_a_websocket_at_the_root() -> None:
+    """No browser follows a redirect there."""
+    asked = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
+             "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="}
+    async with front() as (client, url), client.get(url, headers=asked, allow_redirects=False) as response:
+        assert response.status == 101
+
+
+async def test_an_upgrade_that_is_not_made_keeps_its_body() -> None:
+    """As clients offer HTTP/2, which most servers pass over."""
+    offer = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAMAAABk"}
+    async with front() as (client, url), client.post(f"{url}/", data="a body", headers=offer) as response:
+        assert (await response.json())["body"] == "a body"
 
 
 async def test_a_handshake_that_is_refused() -> None:
