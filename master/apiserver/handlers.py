@@ -309,7 +309,7 @@ async def read_bytes(request: web.BaseRequest) -> tuple[bytes, str]:
             data = await request.read()
         else:
             async with asyncio.timeout(BODY_SECONDS):
-                await _ask_for_body(request)
+                await ask_for_body(request)
                 data = await request.read()
     except web.HTTPRequestEntityTooLarge as error:
         raise ApiError(413, "RequestEntityTooLarge", f"Request entity too large: limit is {MAX_BODY}") from error
@@ -320,7 +320,7 @@ async def read_bytes(request: web.BaseRequest) -> tuple[bytes, str]:
     return data, request.headers.get("Content-Type") or "application/json"
 
 
-async def _ask_for_body(request: web.BaseRequest) -> None:
+async def ask_for_body(request: web.BaseRequest) -> None:
     """Answer ``Expect: 100-continue`` (RFC 9110, 10.1.1); curl waits for it before it sends a large body."""
     if request.headers.get("Expect", "").lower() == "100-continue" and request.version == HttpVersion11:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")

@@ -18,6 +18,7 @@ from urllib.parse import quote
 import h11
 from aiohttp import web
 
+from master.apiserver.handlers import ask_for_body
 from master.apiserver.streaming.places import Place
 from master.apiserver.streaming.rewriting import LIMIT, Links
 from master.apiserver.streaming.upgrades import wants_upgrade
@@ -84,6 +85,8 @@ class _Exchange:
     async def run(self, target: str) -> web.StreamResponse:
         headers = list(forwarded(self._request, self._links.prefix + target.partition("?")[0], upgrade=self._upgrade))
         await self._send(h11.Request(method=self._request.method, target=target, headers=headers))
+        if not self._request.content.is_eof():
+            await ask_for_body(self._request)
         # An answer may come before the end of the body, and makes the rest needless.
         async with _beside(self._send_body()), \
                 aclosing(events(self._connection, self._session)) as answer:  # type: ignore[type-var]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import gzip
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
+from urllib.parse import urlsplit
 
 import aiohttp
 import h11
@@ -223,6 +224,19 @@ async def test_bodies_without_a_length_and_in_a_coding() -> None:
         packed = gzip.compress(b"packed")
         async with client.post(f"{url}/", data=packed, headers={"Content-Encoding": "gzip"}) as response:
             assert (await response.json())["body"] == "packed"
+
+
+async def test_a_client_that_waits_to_be_asked_for_the_body() -> None:
+    async with front() as (_, url):
+        where = urlsplit(url)
+        reader, writer = await asyncio.open_connection(where.hostname, where.port)
+        writer.write(f"PUT {where.path}/ HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n"
+                     "Expect: 100-continue\r\n\r\n".encode())
+        with closing(writer):
+            assert await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20) == b"HTTP/1.1 100 Continue\r\n\r\n"
+            writer.write(b"a body")
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+            assert b'"body": "a body"' in await reader.readuntil(b"}")
 
 
 async def test_head_and_no_path() -> None:
