@@ -96,9 +96,12 @@ class _Exchange:
         await self._session.send(STDIN, self._connection.send(event) or b"")
 
     async def _send_body(self) -> None:
-        async for piece in self._request.content.iter_any():
-            await self._send(h11.Data(data=piece))
-        await self._send(h11.EndOfMessage())
+        try:
+            async for piece in self._request.content.iter_any():
+                await self._send(h11.Data(data=piece))
+            await self._send(h11.EndOfMessage())
+        except (web.RequestPayloadError, h11.LocalProtocolError):
+            await self._session.close()  # the other side would wait for the rest for ever
 
     async def _pass_on(self, answer: AsyncIterator[h11.Event]) -> web.StreamResponse:
         async for event in answer:

@@ -239,6 +239,17 @@ async def test_a_client_that_waits_to_be_asked_for_the_body() -> None:
             assert b'"body": "a body"' in await reader.readuntil(b"}")
 
 
+async def test_a_body_that_cannot_be_unpacked() -> None:
+    """The pod would wait for its end, and the client for the pod."""
+    async with front() as (_, url):
+        where = urlsplit(url)
+        reader, writer = await asyncio.open_connection(where.hostname, where.port)
+        with closing(writer):
+            writer.write(f"PUT {where.path}/ HTTP/1.1\r\nHost: a\r\nContent-Encoding: gzip\r\n"
+                         "Content-Length: 6\r\n\r\na body".encode())
+            assert (await asyncio.wait_for(reader.readline(), 20)).startswith(b"HTTP/1.1 503 ")
+
+
 async def test_head_and_no_path() -> None:
     async with front() as (client, url):
         async with client.head(f"{url}/page") as response:
