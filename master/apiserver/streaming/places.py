@@ -14,7 +14,8 @@ from master.apiserver.connect import Asked
 from sampan.api.errors import ApiError, bad_request
 from sampan.api.types import core_v1
 
-AGENT_PORT = "10250"
+AGENT_PORT = 10250
+"""Where a Node does not say which port its agent has."""
 
 GetPod = Callable[[str, str], Awaitable[core_v1.Pod]]
 """A pod by name and namespace; ApiError 404."""
@@ -38,8 +39,9 @@ def of_pod(asked: Asked, pod: core_v1.Pod) -> Place:
 
 def of_node(asked: Asked, node: core_v1.Node) -> Place:
     """The node's agent, or a port of its host."""
-    name = node.metadata.name
-    if asked.port in ("", AGENT_PORT):
+    name, daemons = node.metadata.name, node.status.daemon_endpoints
+    own = daemons.kubelet_endpoint.port if daemons and daemons.kubelet_endpoint else AGENT_PORT
+    if asked.port in ("", str(own)):
         return Place(name)
     ip = next((entry.address for entry in node.status.addresses if entry.type == "InternalIP"), "")
     return _place(asked, name, ip, asked.port)

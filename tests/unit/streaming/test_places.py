@@ -63,6 +63,14 @@ def test_nodes() -> None:
         assert of_node(read_name("nodes", text), node) == wanted
 
 
+def test_the_agents_port_is_what_its_node_says() -> None:
+    node = from_tree(core_v1.Node, {"metadata": {"name": "n1"}, "status": {
+        "addresses": [{"type": "InternalIP", "address": "192.0.2.1"}],
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": 12250}}}})
+    assert of_node(read_name("nodes", "n1:12250"), node) == Place("n1")
+    assert of_node(read_name("nodes", "n1:10250"), node) == Place("n1", "192.0.2.1:10250")
+
+
 SERVICE = from_tree(core_v1.Service, {
     "metadata": {"name": "web", "namespace": "default"},
     "spec": {"ports": [{"name": "main", "port": 80, "targetPort": 8080}, {"name": "more", "port": 81}]}})
