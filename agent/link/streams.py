@@ -309,16 +309,19 @@ class AgentStreams:
             await client_done.wait()
 
         async def inbound() -> None:
-            while (frame := await session.receive()) is not None:
-                if frame.WhichOneof("body") != "data":
-                    continue
-                if frame.data.end:
-                    if writer.can_write_eof():  # TLS has no half of a connection
-                        writer.write_eof()
-                    client_done.set()
-                else:
-                    writer.write(frame.data.data)
-                    await writer.drain()
+            with contextlib.suppress(OSError):  # nobody listens any more; what was said before that is still passed on
+                while (frame := await session.receive()) is not None:
+                    if frame.WhichOneof("body") != "data":
+                        continue
+                    if frame.data.end:
+                        if writer.can_write_eof():  # TLS has no half of a connection
+                            writer.write_eof()
+                        client_done.set()
+                    else:
+                        writer.write(frame.data.data)
+                        await writer.drain()
+            client_done.set()
+            await _drained(session)
 
         try:
             await session.ready()

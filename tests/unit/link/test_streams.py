@@ -65,9 +65,10 @@ class Call:
 class Room:
     """A pod with one container, and its stuck process."""
 
-    def __init__(self, asked: node_pb2.Open = OPEN, *, owner: str = "u", container: str = "c") -> None:
+    def __init__(self, asked: node_pb2.Open = OPEN, *, owner: str = "u", container: str = "c",
+                 call: Call | None = None) -> None:
         """`owner` is the uid of the pod that the container belongs to, `container` its id in the status."""
-        self.process, self.call, self.owner = StuckProcess(), Call(), owner
+        self.process, self.call, self.owner = StuckProcess(), call or Call(), owner
         ended = core_v1.ContainerStateTerminated(exit_code=0, container_id=f"docker://{container}")
         status = core_v1.ContainerStatus(
             name="app", image="", image_id="", ready=True, restart_count=0, container_id=f"docker://{container}",
@@ -119,6 +120,46 @@ async def test_a_session_with_stuck_input_ends_when_the_master_hangs_up(
     done, _ = await asyncio.wait([room.task], timeout=60)
     assert done, "its process would keep it for ever"
     assert room.process.closed.is_set()
+
+
+class SlowCall(Call):
+    """A master that takes what is said only long after the other side has gone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gone = asyncio.Event()
+
+    async def write(self, frame: Frame) -> None:
+        if frame.WhichOneof("body") == "data":
+            await self.gone.wait()
+            for _ in range(1000):  # meanwhile more is sent to who is not there any more
+                await asyncio.sleep(0)
+        await super().write(frame)
+
+    async def done_writing(self) -> None: ...
+
+
+async def test_what_was_said_before_the_end_is_passed_on_though_more_input_comes() -> None:
+    """A server that refuses a large body answers, and reads no further."""
+    call = SlowCall()
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(1)
+        writer.write(b"too large")
+        await writer.drain()
+        writer.close()
+        call.gone.set()
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    room = Room(node_pb2.Open(id="one", proxy=node_pb2.Proxy(address=f"127.0.0.1:{port}")), call=call)
+    async with asyncio.timeout(60):
+        while len(call.sent) < 3:
+            await asyncio.sleep(0)
+    assert call.sent[1].data.data == b"too large"
+    room.task.cancel()
+    await asyncio.wait([room.task])
+    server.close()
 
 
 POD = node_pb2.PodRef(namespace="default", name="web", uid="u")
