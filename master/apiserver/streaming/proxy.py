@@ -40,6 +40,8 @@ _HOP_BY_HOP = frozenset((b"connection", b"keep-alive", b"proxy-authenticate", b"
 _OURS = frozenset((b"authorization", b"expect", b"host", b"content-length"))
 """Headers of a request that end here, or are made anew."""
 _REPLACED = (b"x-forwarded-for", b"x-forwarded-uri")
+HEAD_LIMIT = 1024 * 1024
+"""Bytes of an answer's headers; h11's own limit is what servers take, not what they may answer."""
 _UNPACKED = frozenset(("gzip", "deflate", "br", "zstd"))
 """Codings that aiohttp takes off a request's body."""
 
@@ -79,7 +81,7 @@ class _Exchange:
         self._request = request
         self._session = session
         self._links = links
-        self._connection = h11.Connection(h11.CLIENT)
+        self._connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_LIMIT)
         self._upgrade = wants_upgrade(request)
 
     async def run(self, target: str) -> web.StreamResponse:

@@ -158,6 +158,8 @@ async def answer(request: web.Request) -> web.StreamResponse:
         return socket
     if request.path == "/refuses":
         return web.Response(status=413)  # before it has read the body
+    if request.path == "/head":
+        return web.Response(headers={"X-Long": "x" * 100_000})
     if request.path == "/large":
         return web.Response(body=b"<a href=/x>" + b" " * (9 << 20), content_type="text/html")
     return web.json_response(
@@ -259,6 +261,12 @@ async def test_head_and_no_path() -> None:
                 assert (response.status, response.headers["Location"]) == (301, f"{PREFIX}/?a=b")
         async with client.post(url) as response:
             assert (await response.json())["path"] == "/"
+
+
+async def test_large_headers_of_an_answer() -> None:
+    """More than browsers send back, but nobody else's to refuse."""
+    async with front() as (client, url), client.get(f"{url}/head", max_field_size=200_000) as response:
+        assert (response.status, len(response.headers["X-Long"])) == (200, 100_000)
 
 
 async def test_links_lead_through_the_proxy() -> None:
