@@ -195,21 +195,20 @@ async def _beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 
 def forwarded(request: web.BaseRequest, uri: str, *, upgrade: bool) -> Iterator[Header]:
     """The request's headers as the target gets them, without what says who the client is to the API server."""
-    named = {name.strip().lower().encode() for value in request.headers.getall("Connection", ())
-             for name in value.split(",")}
     unpacked = request.headers.get("Content-Encoding", "").lower() in _UNPACKED
-    left_out = _HOP_BY_HOP | _OURS | named | {*_REPLACED, *((b"content-encoding",) if unpacked else ())}
-    yield b"host", request.host.encode()
+    left_out = _connections_own((name.lower(), value) for name, value in request.raw_headers) | _OURS | {
+        *_REPLACED, *((b"content-encoding",) if unpacked else ())}
+    yield b"host", _bytes(request.host)
     for name, value in request.raw_headers:
         lower = name.lower()
         if lower not in left_out and not lower.startswith(b"impersonate-"):
             yield name, value
     before = request.headers.getall("X-Forwarded-For", ())
-    yield _REPLACED[0], ", ".join([*before, *([request.remote] if request.remote else [])]).encode()
-    yield _REPLACED[1], uri.encode("utf-8", "surrogateescape")
+    yield _REPLACED[0], _bytes(", ".join([*before, *([request.remote] if request.remote else [])]))
+    yield _REPLACED[1], _bytes(uri)
     if upgrade:
         yield b"connection", b"Upgrade"
-        yield b"upgrade", request.headers["Upgrade"].encode()
+        yield b"upgrade", _bytes(request.headers["Upgrade"])
     else:
         yield b"connection", b"close"
     if unpacked or "Transfer-Encoding" in request.headers:
@@ -220,11 +219,24 @@ def forwarded(request: web.BaseRequest, uri: str, *, upgrade: bool) -> Iterator[
 
 def kept(headers: Iterable[Header], links: Links) -> Iterator[Header]:
     """The answer's headers as the client gets them: redirects lead through here, and nobody else's pages are let in."""
+    headers = list(headers)
+    left_out = _connections_own(headers)
     for name, value in headers:
         if name == b"location":
             yield name, links.rewritten(value.decode("latin-1")).encode("latin-1")
-        elif name not in _HOP_BY_HOP and not name.startswith(b"access-control-allow-"):
+        elif name not in left_out and not name.startswith(b"access-control-allow-"):
             yield name, value
+
+
+def _connections_own(headers: Iterable[Header]) -> frozenset[bytes]:
+    """Names of headers that are about one connection: those that always are, and those that it names itself."""
+    return _HOP_BY_HOP.union(part.strip().lower() for name, value in headers if name == b"connection"
+                             for part in value.split(b","))
+
+
+def _bytes(text: str) -> bytes:
+    """As it came: aiohttp keeps what is not UTF-8 in surrogates."""
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _is_page(headers: Iterable[Header]) -> bool:

@@ -158,6 +158,8 @@ async def answer(request: web.Request) -> web.StreamResponse:
         return socket
     if request.path == "/refuses":
         return web.Response(status=413)  # before it has read the body
+    if request.path == "/hop":
+        return web.Response(headers={"Connection": "close, X-Hop", "X-Hop": "1", "X-Own": "1"})
     if request.path == "/head":
         return web.Response(headers={"X-Long": "x" * 100_000})
     if request.path == "/large":
@@ -239,6 +241,22 @@ async def test_a_client_that_waits_to_be_asked_for_the_body() -> None:
             writer.write(b"a body")
             assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
             assert b'"body": "a body"' in await reader.readuntil(b"}")
+
+
+async def test_headers_beyond_ascii() -> None:
+    async with front() as (_, url):
+        where = urlsplit(url)
+        reader, writer = await asyncio.open_connection(where.hostname, where.port)
+        with closing(writer):
+            writer.write(f"GET {where.path}/ HTTP/1.1\r\n".encode() + b"Host: \xff\r\nX-Forwarded-For: \xff\r\n"
+                         b"Connection: \xff\r\n\r\n")
+            assert (await asyncio.wait_for(reader.readline(), 20)).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_headers_of_an_answer_that_are_about_its_connection() -> None:
+    async with front() as (client, url), client.get(f"{url}/hop") as response:
+        assert (response.status, response.headers["X-Own"]) == (200, "1")
+        assert "X-Hop" not in response.headers
 
 
 async def test_a_body_that_cannot_be_unpacked() -> None:
