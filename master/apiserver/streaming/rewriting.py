@@ -23,7 +23,7 @@ _ATTRIBUTES = {
 """Attributes that hold a URL, by element (HTML 4 and 5)."""
 _WINDOWS = {"": 0, "gzip": 31, "deflate": 15}
 """What zlib calls the codings."""
-LIMIT = 8 * 1024 * 1024
+LIMIT = 2 * 1024 * 1024
 """Bytes of a page that is rewritten; a longer one goes by as it is."""
 _LONGEST = 65536
 """Bytes of a URL that the API server would take; urllib keeps the last hundred that it took apart."""
