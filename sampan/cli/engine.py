@@ -31,6 +31,8 @@ class EngineFacts:
     """Whether containers go on while Docker is restarted."""
     log_driver: str = ""
     log_plugins: tuple[str, ...] = ()
+    selinux: bool = False
+    """Whether it gives its containers labels of SELinux."""
 
 
 def problem(facts: EngineFacts) -> tuple[str, str] | None:
@@ -55,7 +57,8 @@ async def facts(host: str) -> EngineFacts:
     components = version.get("Components") or [{}]
     return EngineFacts(str(version.get("Version", "")), str(info.get("DockerRootDir", "")),
                        str(components[0].get("Name", "")), bool(info.get("LiveRestoreEnabled")),
-                       str(info.get("LoggingDriver", "")), tuple((info.get("Plugins") or {}).get("Log") or ()))
+                       str(info.get("LoggingDriver", "")), tuple((info.get("Plugins") or {}).get("Log") or ()),
+                       "name=selinux" in (info.get("SecurityOptions") or ()))
 
 
 async def ask(host: str, path: str) -> Tree:
