@@ -412,6 +412,8 @@ class FakeEngine:
 
     def _tell(self, action: str, container_id: str) -> None:
         labels = self._containers[container_id].labels
+        if action == "die":
+            labels = {**labels, "exitCode": str(self._containers[container_id].exit_code)}
         self._events.append(EngineEvent(action, container_id, labels, self._clock.now()))
         self._wake()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from agent.engine.protocol import Container, EngineEvent
@@ -57,6 +58,7 @@ class Memory:
         self.over = False
         self.stale = False
         self.suspect: dict[str, datetime] = {}
+        self._died: dict[str, EngineEvent] = {}  # as the engine said, where nobody has looked since
         self.told: set[str] = set()
 
     def recall(self, status: core_v1.PodStatus) -> None:
@@ -75,6 +77,7 @@ class Memory:
             self._sorted = None
             if not _before(as_of, self.suspect.get(container.id, as_of)):
                 self.suspect.pop(container.id, None)
+                self._died.pop(container.id, None)
 
     def see_all(self, containers: Iterable[Container], as_of: datetime) -> None:
         """Remember a complete list: what is not in it and was known before is gone.
@@ -101,7 +104,7 @@ class Memory:
         if known and known[0].labels.get(labels.TYPE) == labels.SANDBOX and container_id not in self.detached:
             self.lost.add(container_id)
         self._sorted = None
-        for table in (self.connections, self.health, self.killing, self.messages, self.suspect):
+        for table in (self.connections, self.health, self.killing, self.messages, self.suspect, self._died):
             table.pop(container_id, None)
         for names in (self.detached, self.starting, self.hook_failed, self.replaced, self.told):
             names.discard(container_id)
@@ -125,6 +128,9 @@ class Memory:
         if known and (_before(event.time, known[1]) or (seen_running and event.time == known[1])):
             return False
         self.suspect[event.container_id] = event.time
+        self._died.pop(event.container_id, None)
+        if event.action == "die":
+            self._died[event.container_id] = event
         return event.container_id not in self._attended
 
     @contextmanager
@@ -139,6 +145,23 @@ class Memory:
     def unclear(self) -> list[str]:
         """Containers that have to be looked at: something happened to them since, and nobody attends to them."""
         return [container_id for container_id in self.suspect if container_id not in self._attended]
+
+    def presume(self) -> bool:
+        """Take the engine's word for what has died, as it cannot be asked; False where that tells nothing new.
+
+        An engine that is stopped ends its containers, and says so, when it takes no more questions.
+        """
+        died = [event for key, event in self._died.items() if (known := self.container(key)) and known.running]
+        if not died or any(container_id not in self._containers for container_id in self.suspect):
+            return False
+        for event in died:
+            container, seen = self._containers[event.container_id]
+            code = event.labels.get("exitCode", "")
+            self._containers[container.id] = replace(
+                container, status="exited", pid=0, exit_code=int(code) if code.isdecimal() else 137,
+                finished_at=event.time), seen
+        self._sorted = None
+        return True
 
     def container(self, container_id: str) -> Container | None:
         """A container as last seen."""

@@ -117,7 +117,8 @@ def _container_status(at: Situation, container: core_v1.Container, *, init: bool
     health = at.observed.health.get(latest.id, Health())
     alive = state.running is not None
     started = alive and health.started is True
-    ready = alive and started and health.ready
+    # What is left of a pod whose sandbox has ended is about to be ended too.
+    ready = alive and started and health.ready and bool(at.observed.sandbox and at.observed.sandbox.state == "running")
     if init and not is_sidecar(container):
         ready = state.terminated is not None and state.terminated.exit_code == 0
     return core_v1.ContainerStatus(

@@ -176,6 +176,8 @@ class PodWorker:
                 self._actions.tell("Warning", "FailedSync", f"error determining status: {error}")
             self._memory.stale = True
             self._until = self._rooms.clock.now() + timedelta(seconds=5)
+            if self._memory.presume():
+                self._report(self._memory.observed(self._tasks.keys()), self._rooms.clock.now())
             return False
         if self._refresh and self._memory.volumes is not None and "refresh" not in self._tasks:
             self._refresh = False

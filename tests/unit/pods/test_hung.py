@@ -1,4 +1,4 @@
-"""Docker hangs on one container: that costs its pod, and no other."""
+"""Docker hangs on one container, which costs its pod and no other; or it is stopped, and answers nothing any more."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from agent.engine.protocol import Container, EngineUnavailable, Status
 from agent.pods.memory import Memory
 from sampan.api import resources
+from sampan.api.types import core_v1
 from tests.support.pods import World, make_pod
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -88,6 +89,54 @@ async def test_a_docker_that_is_away_is_nothing_to_tell_of_each_pod(
         await world.advance(10)
         assert world.status(pod).container_statuses[0].restart_count == 1
         assert world.reports.reasons().count("Started") == 2
+
+
+async def test_a_docker_that_is_stopped_says_what_died_and_answers_nothing(
+        world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its pods must get no more requests, though nobody can look at them before it is back."""
+    async def away(*_: object) -> NoReturn:
+        raise EngineUnavailable("connection refused")
+
+    async with world.agent():
+        pod = world.create(make_pod())
+        await world.settle()
+        assert condition(world, pod, "Ready") == "True"
+        app = await world.running("app")
+        with monkeypatch.context() as patch:
+            for call in ("list", "inspect", "stop", "start", "create"):
+                patch.setattr(world.engine, call, away)
+            world.engine.exit(app.id, 143)
+            await world.settle()
+            assert condition(world, pod, "Ready") == "False"
+            state = world.status(pod).container_statuses[0].state
+            assert state is not None
+            assert state.terminated is not None
+            assert state.terminated.exit_code == 143
+            reports = len(world.reports.history)
+            await world.advance(60)
+            assert len(world.reports.history) == reports
+        await world.advance(60)
+        assert condition(world, pod, "Ready") == "True"
+        assert world.status(pod).container_statuses[0].restart_count == 1
+
+
+async def test_a_pod_whose_sandbox_has_ended_is_not_ready_while_its_containers_live_on(
+        world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def away(*_: object) -> NoReturn:
+        raise EngineUnavailable("connection refused")
+
+    async with world.agent():
+        pod = world.create(make_pod())
+        await world.settle()
+        monkeypatch.setattr(world.engine, "stop", away)
+        world.engine.exit((await world.running("POD")).id, 137)
+        await world.settle()
+        assert (await world.running("app")).running
+        assert condition(world, pod, "Ready") == "False"
+
+
+def condition(world: World, pod: core_v1.Pod, kind: str) -> str:
+    return next(item.status for item in world.status(pod).conditions if item.type == kind)
 
 
 def listed(status: Status) -> Container:
