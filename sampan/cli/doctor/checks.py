@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import json
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -96,8 +95,7 @@ def check_docker(facts: Facts) -> Iterator[Finding]:
         yield ok("Docker", "live-restore is on")
     else:
         yield warning("Docker", "live-restore is off: containers end when Docker is restarted or upgraded",
-                      *daemon_commands("live-restore", on=True, file_there=facts.daemon_json),
-                      "systemctl reload docker")
+                      *live_restore_commands(facts.daemon_json))
     if found.log_plugins and "json-file" not in found.log_plugins:
         yield fault("Docker", f"it has no log driver json-file, by which pods log: {engine.INSTALL}")
     else:
@@ -105,19 +103,19 @@ def check_docker(facts: Facts) -> Iterator[Finding]:
             f"; {found.log_driver}, Docker's own default, is for other containers"
             if found.log_driver not in ("", "json-file") else ""))
     if found.selinux:
-        yield fault("Docker", "it confines containers by SELinux (selinux-enabled), and pods' volumes have no labels "
-                    "with which they could be read", *daemon_commands("selinux-enabled", on=False,
-                                                                      file_there=facts.daemon_json),
-                    "systemctl restart docker")
+        yield fault("Docker", "it confines containers by SELinux, and pods' volumes have no labels with which they "
+                    "could be read: take selinux-enabled out where it is set, and restart Docker",
+                    "grep -rn selinux-enabled /etc/docker /etc/sysconfig /etc/systemd/system")
 
 
-def daemon_commands(setting: str, *, on: bool, file_there: bool) -> list[str]:
-    """What sets one thing in Docker's configuration, and leaves the rest."""
+def live_restore_commands(file_there: bool) -> list[str]:
+    """Docker reads this setting anew without a restart."""
+    setting = '{"live-restore": true}'
     if not file_there:
-        return [f"mkdir -p /etc/docker && echo '{json.dumps({setting: on})}' >{DAEMON_JSON}"]
-    program = (f"import json; p = '{DAEMON_JSON}'; d = json.load(open(p)) | {{{setting!r}: {on}}}; "
+        return [f"mkdir -p /etc/docker && echo '{setting}' >{DAEMON_JSON}", "systemctl reload docker"]
+    program = (f"import json; p = '{DAEMON_JSON}'; d = json.load(open(p)) | {{'live-restore': True}}; "
                "json.dump(d, open(p, 'w'), indent=2)")
-    return [f"python3 -c {shlex.quote(program)}"]
+    return [f"python3 -c {shlex.quote(program)}", "systemctl reload docker"]
 
 
 # Disks, certificates, services

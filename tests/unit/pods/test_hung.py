@@ -18,6 +18,11 @@ FAR = 120
 """Seconds after which there has been another list of all containers."""
 
 
+async def unavailable(*_: object) -> NoReturn:
+    """In place of any of the engine's calls."""
+    raise EngineUnavailable("connection refused")
+
+
 async def test_after_a_restart_the_other_pods_are_looked_after(world: World) -> None:
     async with world.agent():
         stuck, well = world.create(make_pod("stuck")), world.create(make_pod("well"))
@@ -73,16 +78,13 @@ async def test_what_is_left_of_a_pod_that_nobody_knows_goes_once_docker_answers(
 async def test_a_docker_that_is_away_is_nothing_to_tell_of_each_pod(
         world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A pod has a few events to tell: they would be used up when Docker comes back, and something happens to it."""
-    async def refused(*_: object) -> NoReturn:
-        raise EngineUnavailable("connection refused")
-
     async with world.agent():
         pod = world.create(make_pod())
         await world.settle()
         [box] = await world.boxes("app")
         with monkeypatch.context() as away:
-            away.setattr(world.engine, "list", refused)
-            away.setattr(world.engine, "inspect", refused)
+            away.setattr(world.engine, "list", unavailable)
+            away.setattr(world.engine, "inspect", unavailable)
             world.engine.exit(box.id, 1)
             await world.advance(FAR)
         assert not world.reports.messages("FailedSync")
@@ -94,9 +96,6 @@ async def test_a_docker_that_is_away_is_nothing_to_tell_of_each_pod(
 async def test_a_docker_that_is_stopped_says_what_died_and_answers_nothing(
         world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its pods must get no more requests, though nobody can look at them before it is back."""
-    async def away(*_: object) -> NoReturn:
-        raise EngineUnavailable("connection refused")
-
     async with world.agent():
         pod = world.create(make_pod())
         await world.settle()
@@ -104,7 +103,7 @@ async def test_a_docker_that_is_stopped_says_what_died_and_answers_nothing(
         app = await world.running("app")
         with monkeypatch.context() as patch:
             for call in ("list", "inspect", "stop", "start", "create"):
-                patch.setattr(world.engine, call, away)
+                patch.setattr(world.engine, call, unavailable)
             world.engine.exit(app.id, 143)
             await world.settle()
             assert condition(world, pod, "Ready") == "False"
@@ -122,13 +121,10 @@ async def test_a_docker_that_is_stopped_says_what_died_and_answers_nothing(
 
 async def test_a_pod_whose_sandbox_has_ended_is_not_ready_while_its_containers_live_on(
         world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def away(*_: object) -> NoReturn:
-        raise EngineUnavailable("connection refused")
-
     async with world.agent():
         pod = world.create(make_pod())
         await world.settle()
-        monkeypatch.setattr(world.engine, "stop", away)
+        monkeypatch.setattr(world.engine, "stop", unavailable)
         world.engine.exit((await world.running("POD")).id, 137)
         await world.settle()
         assert (await world.running("app")).running
