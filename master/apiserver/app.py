@@ -29,6 +29,7 @@ from master.apiserver.schema.parse import MAX_BODY
 from master.apiserver.security import Security
 from master.apiserver.strategy import User
 from master.apiserver.watch import Watches
+from master.apiserver.websockets import authorization
 from master.apiserver.write import Writer
 from master.store.protocol import StoreError
 from sampan.api.errors import ApiError, bad_request, internal_error, timeout, unauthorized
@@ -148,11 +149,8 @@ class ApiServer:
             request.transport.abort()
 
     async def _authenticate(self, request: web.BaseRequest) -> User:
-        headers = request.headers
-        user = await self._peer(request)
-        if user is None and "Authorization" in headers:
-            user = await self._security.authentication.bearer(headers["Authorization"])
-        return await impersonated(user or auth.ANONYMOUS, headers, self._security.access)
+        user = await self._peer(request) or await self._security.authentication.bearer(authorization(request))
+        return await impersonated(user or auth.ANONYMOUS, request.headers, self._security.access)
 
     async def _peer(self, request: web.BaseRequest) -> User | None:
         """The client certificate's user, read once for each connection; ApiError 401 once the certificate has ended."""

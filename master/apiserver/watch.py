@@ -1,14 +1,14 @@
-"""WATCH: an answer that never ends until its time is over, one JSON line an event."""
+"""WATCH: an answer that never ends until its time is over, one JSON line or WebSocket message an event."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import aclosing, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 
 import msgspec
-from aiohttp import web
+from aiohttp import WSMsgType, web
 
 from master.apiserver.cache import CacheWatch
 from master.apiserver.entry import CacheEvent, Match
@@ -17,6 +17,7 @@ from master.apiserver.registry import Registry, Selection, Served
 from master.apiserver.request import Query, RequestInfo
 from master.apiserver.responses import entry_of, streamed
 from master.apiserver.table import Include, TableMaker, partial, read_include
+from master.apiserver.websockets import offered, open_websocket, wants_websocket
 from sampan.api.codec import encode
 from sampan.api.errors import ApiError, FieldError, forbidden, invalid_object, not_supported
 from sampan.loop.clock import Clock
@@ -91,10 +92,8 @@ class Watches:
 
     def close(self) -> None:
         """End every watch as if its time were over."""
-        now = asyncio.get_running_loop().time()
         for timeout in list(self._timeouts):
-            if not timeout.expired():  # its task may not have run since: it ends by itself
-                timeout.reschedule(now)
+            _end(timeout)
 
     async def serve(self, request: web.BaseRequest, info: RequestInfo, served: Served, selection: Selection,
                     media: Media) -> web.StreamResponse:
@@ -102,31 +101,95 @@ class Watches:
         options = WatchOptions.read(info.query, self._registry)
         namespace = info.namespace if served.resource.namespaced else ""
         render = _renderer(served, media, options.include, self._registry.clock)
-        response = streamed(request, HEADERS | {"Content-Type": media.content_type})
+        answer = _Messages(request) if wants_websocket(request) else _Lines(request, media.content_type)
         try:
             watch = await served.cache.watch(options.revision, namespace, match=_match(info, selection),
                                              bookmarks=options.bookmarks, send_initial_events=options.initial)
         except ApiError as error:
             if error.code != 410:
                 raise
-            await response.prepare(request)  # upstream answers 200 and tells inside
-            await response.write(error_event(error))
-            await response.write_eof()
-            return response
+            await answer.begin()  # upstream answers 200 and tells inside
+            await answer.write(error_event(error))
+            await answer.end()
+            return answer.response
         async with aclosing(watch):
-            await response.prepare(request)
+            await answer.begin()
             with suppress(TimeoutError), _last_bookmark(watch, options):
-                async with asyncio.timeout(options.timeout) as timeout:
+                async with asyncio.timeout(options.timeout) as timeout, answer.heard(timeout):
                     self._timeouts.add(timeout)
                     try:
                         async for events in watch:
                             unasked = not options.bookmarks and events[-1].entry is None  # after the initial events
                             if shown := events[:-1] if unasked else events:
-                                await _send(response.write(render(shown)))
+                                await _send(answer.write(render(shown)))
                     finally:
                         self._timeouts.discard(timeout)
-        await _send(response.write_eof())
-        return response
+        await _send(answer.end())
+        return answer.response
+
+
+class _Lines:
+    """The events as lines of one body."""
+
+    def __init__(self, request: web.BaseRequest, content_type: str) -> None:
+        self._request = request
+        self.response: web.StreamResponse = streamed(request, HEADERS | {"Content-Type": content_type})
+
+    async def begin(self) -> None:
+        await self.response.prepare(self._request)
+
+    async def write(self, lines: bytes) -> None:
+        await self.response.write(lines)
+
+    async def end(self) -> None:
+        """By a proper end the client knows that it missed nothing."""
+        await self.response.write_eof()
+
+    @asynccontextmanager
+    async def heard(self, _: asyncio.Timeout) -> AsyncIterator[None]:
+        """Who has heard enough closes the connection, which cancels the task."""
+        yield
+
+
+class _Messages:
+    """The events as messages over a WebSocket, as browsers watch: text, one event each (upstream's HandleWS)."""
+
+    response: web.WebSocketResponse
+
+    def __init__(self, request: web.BaseRequest) -> None:
+        self._request = request
+
+    async def begin(self) -> None:
+        self.response = await open_websocket(self._request, next(iter(offered(self._request)), ""))
+
+    async def write(self, lines: bytes) -> None:
+        for line in lines.splitlines(keepends=True):
+            await self.response.send_str(line.decode())
+
+    async def end(self) -> None:
+        await self.response.close()
+
+    @asynccontextmanager
+    async def heard(self, timeout: asyncio.Timeout) -> AsyncIterator[None]:
+        """Who has heard enough says so; what else a client says is nothing to us."""
+
+        async def listen() -> None:
+            while (await self.response.receive()).type in (WSMsgType.BINARY, WSMsgType.TEXT):
+                pass
+            _end(timeout)
+
+        listener = asyncio.create_task(listen())
+        try:
+            yield
+        finally:
+            listener.cancel()
+            await asyncio.wait((listener,))
+
+
+def _end(timeout: asyncio.Timeout) -> None:
+    """End what it limits, as if the time were over."""
+    if not timeout.expired():  # its task may not have run since: it ends by itself
+        timeout.reschedule(asyncio.get_running_loop().time())
 
 
 @contextmanager

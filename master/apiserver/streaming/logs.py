@@ -8,16 +8,17 @@ import base64
 from aiohttp import WSMsgType, web
 
 from master.apiserver.responses import streamed
-from master.apiserver.streaming.upgrades import choose, open_websocket, wants_websocket
+from master.apiserver.streaming.upgrades import choose
+from master.apiserver.websockets import PROTOCOLS, open_websocket, wants_websocket
 from master.nodes.streams import NodeStream, StreamOpener
 from sampan.pb.node_pb2 import Logs, Open
 
-PROTOCOLS = ("binary.k8s.io", "base64.binary.k8s.io")
+FORMS = ("binary.k8s.io", "base64.binary.k8s.io")
 
 
 async def serve(request: web.BaseRequest, streams: StreamOpener, node: str, wanted: Logs) -> web.StreamResponse:
     """Nothing is sent before the node has found the container, so that its refusal is a Status."""
-    protocol = choose(request, "Sec-WebSocket-Protocol", PROTOCOLS, "") if wants_websocket(request) else ""
+    protocol = choose(request, PROTOCOLS, FORMS, "") if wants_websocket(request) else ""
     session = await streams.open(node, Open(logs=wanted))
     try:
         if wants_websocket(request):

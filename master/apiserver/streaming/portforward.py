@@ -15,16 +15,9 @@ from aiohttp import WSMsgType, web
 
 from master.apiserver.request import Query
 from master.apiserver.streaming.connection import SpdyConnection, SpdyStream
-from master.apiserver.streaming.upgrades import (
-    VERSION_HEADER,
-    choose,
-    open_spdy,
-    open_websocket,
-    upgrade_required,
-    wants_spdy,
-    wants_websocket,
-)
+from master.apiserver.streaming.upgrades import VERSION_HEADER, choose, open_spdy, upgrade_required, wants_spdy
 from master.apiserver.streaming.wires import Upgraded, WebSocketWire
+from master.apiserver.websockets import PROTOCOLS, open_websocket, wants_websocket
 from master.nodes.streams import NodeStream, StreamOpener
 from sampan.api.errors import ApiError, bad_request
 from sampan.nodeline import STDIN
@@ -57,7 +50,7 @@ class Target:
 async def serve(request: web.BaseRequest, target: Target, query: Query) -> web.StreamResponse:
     """Whichever dialect the client speaks."""
     if wants_websocket(request):
-        protocol = choose(request, "Sec-WebSocket-Protocol", (TUNNEL, *CHANNELS), CHANNELS[0])
+        protocol = choose(request, PROTOCOLS, (TUNNEL, *CHANNELS), CHANNELS[0])
         if protocol == TUNNEL:
             return await _tunnel(request, target)
         return await _channels(request, target, query)
@@ -171,7 +164,7 @@ def parse_ports(query: Query) -> list[int]:
 
 async def _channels(request: web.BaseRequest, target: Target, query: Query) -> web.StreamResponse:
     ports = parse_ports(query)
-    protocol = choose(request, "Sec-WebSocket-Protocol", CHANNELS, CHANNELS[0])
+    protocol = choose(request, PROTOCOLS, CHANNELS, CHANNELS[0])
     socket = await open_websocket(request, protocol)
     try:
         for index, port in enumerate(ports):

@@ -23,6 +23,7 @@ from master.apiserver.streaming.places import Place
 from master.apiserver.streaming.rewriting import LIMIT, Links
 from master.apiserver.streaming.upgrades import wants_upgrade
 from master.apiserver.streaming.wires import RawWire, Upgraded
+from master.apiserver.websockets import offered
 from master.nodes.streams import NodeStream, StreamOpener
 from sampan.api.errors import ApiError, bad_request
 from sampan.nodeline import STDIN
@@ -37,7 +38,7 @@ _ASCII = "".join(map(chr, range(0x21, 0x7f)))
 _HOP_BY_HOP = frozenset((b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"te", b"trailer",
                          b"transfer-encoding", b"upgrade"))
 """About one connection, not about the message (RFC 9110, 7.6.1)."""
-_OURS = frozenset((b"authorization", b"expect", b"host", b"content-length"))
+_OURS = frozenset((b"authorization", b"expect", b"host", b"content-length", b"sec-websocket-protocol"))
 """Headers of a request that end here, or are made anew."""
 _REPLACED = (b"x-forwarded-for", b"x-forwarded-uri")
 HEAD_LIMIT = 1024 * 1024
@@ -209,6 +210,8 @@ def forwarded(request: web.BaseRequest, uri: str, *, upgrade: bool) -> Iterator[
     if upgrade:
         yield b"connection", b"Upgrade"
         yield b"upgrade", _bytes(request.headers["Upgrade"])
+        if protocols := offered(request):
+            yield b"sec-websocket-protocol", _bytes(", ".join(protocols))
     else:
         yield b"connection", b"close"
     if unpacked or "Transfer-Encoding" in request.headers:

@@ -13,16 +13,9 @@ from typing import Any, Protocol
 from aiohttp import WSMsgType, web
 
 from master.apiserver.streaming.connection import SpdyConnection, SpdyStream
-from master.apiserver.streaming.upgrades import (
-    VERSION_HEADER,
-    choose,
-    open_spdy,
-    open_websocket,
-    upgrade_required,
-    wants_spdy,
-    wants_websocket,
-)
+from master.apiserver.streaming.upgrades import VERSION_HEADER, choose, open_spdy, upgrade_required, wants_spdy
 from master.apiserver.streaming.wires import Upgraded
+from master.apiserver.websockets import PROTOCOLS, open_websocket, wants_websocket
 from master.nodes.streams import NodeRefusal, NodeStream, StreamOpener
 from sampan.nodeline import ERROR, RESIZE, STDERR, STDIN, STDOUT
 from sampan.pb.node_pb2 import Attach, Data, Exec, Open, Resize
@@ -206,7 +199,7 @@ async def serve(request: web.BaseRequest, streams: StreamOpener, node: str,
     """Open the session on the node, then switch protocols."""
     ask = Open(exec=wanted) if isinstance(wanted, Exec) else Open(attach=wanted)
     if wants_websocket(request):
-        protocol = choose(request, "Sec-WebSocket-Protocol", WEBSOCKET_PROTOCOLS, "")
+        protocol = choose(request, PROTOCOLS, WEBSOCKET_PROTOCOLS, "")
     elif wants_spdy(request):
         protocol = choose(request, VERSION_HEADER, SPDY_PROTOCOLS, "")
     else:

@@ -8,40 +8,25 @@ from aiohttp import web
 
 from master.apiserver.streaming.connection import SpdyConnection
 from master.apiserver.streaming.wires import RawWire
+from master.apiserver.websockets import offered, upgrade
 from sampan.api.errors import ApiError, bad_request
 
-MAX_MESSAGE = 4 * 1024 * 1024
 VERSION_HEADER = "X-Stream-Protocol-Version"
-
-
-def wants_websocket(request: web.BaseRequest) -> bool:
-    """Whether the request is a WebSocket handshake."""
-    return _upgrade(request) == "websocket"
 
 
 def wants_upgrade(request: web.BaseRequest) -> bool:
     """Whether the request asks for another protocol, whichever."""
-    return bool(_upgrade(request))
+    return bool(upgrade(request))
 
 
 def wants_spdy(request: web.BaseRequest) -> bool:
     """Whether the request asks for SPDY/3.1."""
-    return _upgrade(request) == "spdy/3.1"
-
-
-def _upgrade(request: web.BaseRequest) -> str:
-    connection = ",".join(request.headers.getall("Connection", ())).lower()
-    return request.headers.get("Upgrade", "").strip().lower() if "upgrade" in connection else ""
+    return upgrade(request) == "spdy/3.1"
 
 
 def upgrade_required() -> ApiError:
     """The request is a plain one where only an upgraded connection will do."""
     return bad_request("Upgrade request required")
-
-
-def offered(request: web.BaseRequest, header: str) -> list[str]:
-    """The protocols that the client names, best first; a header may stand several times or hold a list."""
-    return [name.strip() for value in request.headers.getall(header, ()) for name in value.split(",") if name.strip()]
 
 
 def choose(request: web.BaseRequest, header: str, known: Sequence[str], default: str | None) -> str:
@@ -54,14 +39,6 @@ def choose(request: web.BaseRequest, header: str, known: Sequence[str], default:
         raise ApiError(403, "Forbidden", f"unable to upgrade: unable to negotiate protocol: client supports "
                                          f"[{' '.join(names)}], server accepts [{' '.join(known)}]")
     return default
-
-
-async def open_websocket(request: web.BaseRequest, protocol: str) -> web.WebSocketResponse:
-    """Answer the handshake; ConnectionResetError where the client has gone."""
-    socket = web.WebSocketResponse(protocols=(protocol,) if protocol else (), compress=False,
-                                   max_msg_size=MAX_MESSAGE, timeout=2.0)
-    await socket.prepare(request)
-    return socket
 
 
 def open_spdy(request: web.BaseRequest, version: str) -> SpdyConnection:

@@ -99,6 +99,29 @@ async def test_static_tokens(tmp_path: Path) -> None:
         assert (await api.ok("GET", "/api/v1/pods", session=session, headers=bearer))["items"] == []
 
 
+def among_protocols(*tokens: str) -> list[str]:
+    encoded = [base64.urlsafe_b64encode(token.encode()).decode().rstrip("=") for token in tokens]
+    return [f"base64url.bearer.authorization.k8s.io.{token}" for token in encoded]
+
+
+async def test_a_token_among_a_websocket_s_protocols(tmp_path: Path) -> None:
+    """Browsers cannot send it otherwise. It is not answered with, and nothing but a handshake may carry it."""
+    tokens = StaticTokens([["secret?", "alice", "1", "system:masters"]])
+    path = "/api/v1/pods?watch=1"
+    async with api_server(tmp_path, authenticators=[tokens]) as api, api.anonymous() as session:
+        protocols = [*among_protocols("secret?"), "base64.binary.k8s.io"]
+        async with session.ws_connect(api.url + path, protocols=protocols) as socket:
+            assert socket.protocol == "base64.binary.k8s.io"
+        header = {"Sec-WebSocket-Protocol": ", ".join(protocols)}
+        await api.refused(403, "GET", "/api/v1/pods", session=session, headers=header)
+        for wrong in (among_protocols("secret?"), [*among_protocols("other"), "a"],
+                      [*among_protocols("secret?", "secret?"), "a"],
+                      ["base64url.bearer.authorization.k8s.io.!", "a"]):
+            with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
+                await session.ws_connect(api.url + path, protocols=wrong)
+            assert caught.value.status == 401, wrong
+
+
 async def test_nonsense_on_the_wire_ends_only_its_connection(api: Running) -> None:
     async with api.anonymous() as session:
         assert (await api.request("GET", "/healthz", session=session)).code == 200

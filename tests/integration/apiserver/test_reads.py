@@ -13,6 +13,7 @@ import pytest
 
 from master.apiserver import health
 from master.store.protocol import StoreError
+from sampan.api.resources import CONFIGMAPS
 from tests.support.apiserver import Running
 
 NS = "/api/v1/namespaces/default"
@@ -247,6 +248,52 @@ async def test_a_client_that_leaves_ends_its_watch(api: Running) -> None:
     async with asyncio.timeout(60):
         while api.server.watches.count:
             await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def messages(api: Running, path: str, *protocols: str) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+    """A watch as browsers open it."""
+    async with (asyncio.timeout(60), aiohttp.ClientSession(connector=api.session.connector, connector_owner=False) as
+                session, session.ws_connect(api.url + path, protocols=protocols) as socket):
+        yield socket
+
+
+async def test_a_watch_over_a_websocket(ten: Running) -> None:
+    """Every event is a message of its own; the first of them come together."""
+    async with messages(ten, MAPS + "?watch=1&labelSelector=half=1", "base64.binary.k8s.io") as socket:
+        assert socket.protocol == "base64.binary.k8s.io"
+        events = [await socket.receive_json() for _ in range(5)]
+        assert sorted(event["object"]["metadata"]["name"] for event in events) == ["a1", "a3", "a5", "a7", "a9"]
+        await socket.send_str("what a client says is passed over")
+        await ten.ok("DELETE", MAPS + "/a3")
+        assert (await socket.receive_json())["type"] == "DELETED"
+        assert ten.server.watches.count == 1
+        await socket.close()
+        while ten.server.watches.count:
+            await asyncio.sleep(0.01)
+
+
+async def test_the_end_of_a_watch_over_a_websocket(api: Running) -> None:
+    async with messages(api, MAPS + "?watch=1&timeoutSeconds=1") as socket:
+        assert (await socket.receive()).type is aiohttp.WSMsgType.CLOSE
+    async with messages(api, MAPS + "?watch=1") as socket:
+        while not api.server.watches.count:
+            await asyncio.sleep(0.01)
+        api.server.watches.close()
+        assert (await socket.receive()).type is aiohttp.WSMsgType.CLOSE
+
+
+async def test_refused_watches_over_websockets(api: Running) -> None:
+    """What is wrong with the request is the handshake's answer; a revision that is too old is told inside."""
+    with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+        async with messages(api, MAPS + "?watch=1&resourceVersion=x"):
+            pass
+    assert refused.value.status == 400
+    first = (await api.ok("POST", MAPS, config("a")))["metadata"]["resourceVersion"]
+    api.parts.registry.of(CONFIGMAPS).cache._window.reset(int(first) + 1)
+    async with messages(api, f"{MAPS}?watch=1&resourceVersion={first}") as socket:
+        assert (await socket.receive_json())["type"] == "ERROR"
+        assert (await socket.receive()).type is aiohttp.WSMsgType.CLOSE
 
 
 async def test_large_lists_come_whole(api: Running) -> None:

@@ -150,7 +150,7 @@ async def answer(request: web.Request) -> web.StreamResponse:
     if request.path == "/moved":
         return web.Response(status=302, headers={"Location": "/elsewhere/"})
     if request.path == "/socket" or (request.path == "/" and request.headers.get("Upgrade") == "websocket"):
-        socket = web.WebSocketResponse()
+        socket = web.WebSocketResponse(protocols=request.headers.get("Sec-WebSocket-Protocol", "").split(", "))
         socket.headers.extend([("Set-Cookie", "a=1"), ("Set-Cookie", "b=2")])
         await socket.prepare(request)
         async for message in socket:
@@ -316,6 +316,18 @@ async def test_a_websocket() -> None:
         for word in ("one", "two"):
             await socket.send_str(word)
             assert (await socket.receive()).data == word.upper()
+
+
+async def test_a_websocket_s_token_stays_here() -> None:
+    """It stands among the protocols; the pod must not get to be the client."""
+    token = "base64url.bearer.authorization.k8s.io.c2VjcmV0"
+    async with front() as (client, url):
+        async with client.ws_connect(f"{url}/socket", protocols=[token, "chat"]) as socket:
+            assert socket.protocol == "chat"
+        async with client.get(f"{url}/", headers={"Sec-WebSocket-Protocol": f"{token}, chat"}) as response:
+            assert "c2VjcmV0" not in str(await response.json())
+        async with client.ws_connect(f"{url}/socket", protocols=[token]) as socket:
+            assert socket.protocol is None
 
 
 async def test_a_websocket_at_the_root() -> None:
