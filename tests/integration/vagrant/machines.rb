@@ -39,18 +39,19 @@ end
 
 CONFIG = Part.new
 
-Machine = Struct.new(:name, :provider_name, :said, :files) do
+Machine = Struct.new(:name, :provider_name, :said, :files, :shown) do
   def communicate = self
   def ui = self
-  def detail(_) = nil
+  def detail(line) = shown << line
   def success(_) = nil
   def test(command, sudo:) = sudo && files.include?(command.split.last)
 
   def sudo(command)
     said << command
     yield :stderr, "a warning\n"
-    yield :stdout, "sampan join https://192.168.56.10:6443 --token a.b --ca-hash sha256:0\n" if command.include?("token")
+    yield :stdout, "sampan join https://192.168.56.10:6443 --token a.b --ca-hash sha256:0\n" if command.include?("token create")
     yield :stdout, "apiVersion: v1\n" if command.end_with?("kubeconfig")
+    ["Node … ", "is Ready\nand ", "so on"].each { |piece| yield :stdout, piece } if command.include?(" join ")
   end
 end
 
@@ -58,7 +59,7 @@ file = File.expand_path(ARGV.shift)
 eval File.read(file), TOPLEVEL_BINDING, file
 joined = ARGV
 machines = ADDRESSES.keys.to_h do |name|
-  [name, Machine.new(name.to_sym, :virtualbox, [], joined.include?(name) ? ["/var/lib/sampan/agent/pki/node.pem"] : [])]
+  [name, Machine.new(name.to_sym, :virtualbox, [], joined.include?(name) ? ["/var/lib/sampan/agent/pki/node.pem"] : [], [])]
 end
 environment = Object.new
 environment.define_singleton_method(:machine) { |name, provider| provider == :virtualbox ? machines.fetch(name.to_s) : raise }
@@ -70,6 +71,7 @@ provisions = ADDRESSES.keys.to_h do |name|
   [name, defined["define #{name}"].parts["vm"].calls.find { |call| call.first == :provision }.last]
 end
 puts JSON.generate("said" => machines.transform_values(&:said), "provision" => provisions,
+                   "shown" => machines.transform_values(&:shown),
                    "networks" => ADDRESSES.keys.to_h { |name|
                      [name, defined["define #{name}"].parts["vm"].calls.find { |call| call.first == :network }.last]
                    })

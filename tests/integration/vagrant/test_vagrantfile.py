@@ -71,6 +71,8 @@ def test_the_nodes_join_by_the_master_s_line_and_the_kubeconfig_comes_to_the_hos
     found = played(place)
     assert found["said"] == {"master": ["/usr/local/bin/sampan kubeconfig", TOKEN, TOKEN],
                              "node1": [JOIN + "11"], "node2": [JOIN + "12"]}
+    lines = ["a warning", "Node … is Ready", "and so on"]
+    assert found["shown"] == {"master": [], "node1": lines, "node2": lines}
     kubeconfig = place / "vagrant" / "kubeconfig"
     assert kubeconfig.read_text() == "apiVersion: v1\n"
     assert kubeconfig.stat().st_mode & 0o777 == 0o600
