@@ -1,7 +1,8 @@
-"""JSON patch (RFC 6902)."""
+"""JSON patch (RFC 6902), with indexes below zero, which count from a list's end, as upstream's library has them."""
 
 from __future__ import annotations
 
+import re
 from typing import Any, cast
 
 import jsonpatch
@@ -16,6 +17,7 @@ MAX_OPERATIONS = 10_000
 MAX_COPIED = 3 * 1024 * 1024
 """Bytes that a patch's copy operations may make together: a list copied into itself doubles each time."""
 
+_FROM_THE_END = re.compile(r"-[1-9][0-9]{0,6}")
 _NAMES = ("add", "remove", "replace", "move", "copy", "test")
 
 
@@ -33,14 +35,17 @@ def apply_json_patch(tree: Tree, patch: Any) -> Tree:
     for index, operation in enumerate(copy_tree(patch)):
         _check(operation, index)
         try:
+            if operation["op"] in ("move", "copy"):
+                operation["from"] = _from_the_front(operation["from"], result)
             if operation["op"] == "copy":
                 copied += len(msgspec.json.encode(jsonpatch.JsonPointer(operation["from"]).resolve(result)))
                 if copied > MAX_COPIED:
                     raise _unapplicable(f"Unable to copy, the accumulated size increase of copy is {copied}, exceeding "
                                         f"the limit {MAX_COPIED}")
-            result = jsonpatch.JsonPatch([operation]).apply(result, in_place=True)
+            result = _applied(result, operation)
         except jsonpatch.JsonPatchTestFailed as error:
-            if operation["value"] is not None or not _is_absent(result, operation["path"]):
+            if operation["value"] is not None or not _is_absent(
+                    result, _from_the_front(operation["path"], result)):
                 raise _unapplicable(f"testing value {operation['path']} failed: test failed") from error
         except (jsonpatch.JsonPatchException, jsonpatch.JsonPointerException, TypeError, KeyError, IndexError,
                 ValueError) as error:
@@ -48,6 +53,39 @@ def apply_json_patch(tree: Tree, patch: Any) -> Tree:
     if not isinstance(result, dict):
         raise _unapplicable("the patched document is no object")
     return cast("Tree", result)
+
+
+def _applied(tree: Any, operation: Tree) -> Any:
+    if operation["op"] == "move":  # its target's indexes count once the value is gone from where it was
+        value = jsonpatch.JsonPointer(operation["from"]).resolve(tree)
+        tree = jsonpatch.JsonPatch([{"op": "remove", "path": operation["from"]}]).apply(tree, in_place=True)
+        operation = {"op": "add", "path": operation["path"], "value": value}
+    path = _from_the_front(operation["path"], tree, grows=operation["op"] in ("add", "copy"))
+    return jsonpatch.JsonPatch([{**operation, "path": path}]).apply(tree, in_place=True)
+
+
+def _from_the_front(pointer: str, tree: Any, *, grows: bool = False) -> str:
+    """The pointer with indexes below zero as plain ones; where its list `grows`, -1 is the place after the last item.
+
+    IndexError for one before the first item.
+    """
+    parts = pointer.split("/")
+    for number in range(1, len(parts)):
+        if isinstance(tree, list) and _FROM_THE_END.fullmatch(parts[number]):
+            index = int(parts[number]) + len(tree) + (grows and number == len(parts) - 1)
+            if index < 0:
+                raise IndexError(f"Unable to access invalid index: {parts[number]}")
+            parts[number] = str(index)
+        tree = _child(tree, parts[number])  # None where there is none: what is wrong, the pointer's use will tell
+    return "/".join(parts)
+
+
+def _child(tree: Any, part: str) -> Any:
+    if isinstance(tree, dict):
+        return tree.get(part.replace("~1", "/").replace("~0", "~"))
+    if isinstance(tree, list) and re.fullmatch("[0-9]{1,7}", part) and int(part) < len(tree):
+        return tree[int(part)]
+    return None
 
 
 def _is_absent(tree: Any, path: str) -> bool:

@@ -23,6 +23,17 @@ BASE: dict[str, Any] = {"a": 1, "b": {"c": [1, 2], "d": "x"}, "e/f": {"g~h": Tru
     ([{"op": "copy", "from": "/b", "path": "/z"}], {**BASE, "z": BASE["b"]}),
     ([{"op": "test", "path": "/a", "value": 1}], BASE),
     ([{"op": "replace", "path": "", "value": {"x": 1}}], {"x": 1}),
+    ([{"op": "add", "path": "/b/c/-1", "value": 3, "from": 5}], {**BASE, "b": {"c": [1, 2, 3], "d": "x"}}),
+    ([{"op": "add", "path": "/b/c/-3", "value": 0}], {**BASE, "b": {"c": [0, 1, 2], "d": "x"}}),
+    ([{"op": "replace", "path": "/b/c/-2", "value": {"k": [0]}}, {"op": "add", "path": "/b/c/-2/k/-1", "value": 1}],
+     {**BASE, "b": {"c": [{"k": [0, 1]}, 2], "d": "x"}}),
+    ([{"op": "test", "path": "/b/c/-1", "value": 2}, {"op": "remove", "path": "/b/c/-1"}],
+     {**BASE, "b": {"c": [1], "d": "x"}}),
+    ([{"op": "move", "from": "/b/c/-2", "path": "/b/c/-1"}], {**BASE, "b": {"c": [2, 1], "d": "x"}}),
+    ([{"op": "copy", "from": "/b/c/-2", "path": "/b/c/-1"}], {**BASE, "b": {"c": [1, 2, 1], "d": "x"}}),
+    ([{"op": "add", "path": "/b/c/-1", "value": {}}, {"op": "test", "path": "/b/c/-1/x", "value": None},
+      {"op": "remove", "path": "/b/c/-1"}], BASE),
+    ([{"op": "add", "path": "/b/-1", "value": 1}], {**BASE, "b": {"c": [1, 2], "d": "x", "-1": 1}}),
 ])
 def test_json_patch(patch: list[Any], wanted: dict[str, Any]) -> None:
     before, given_patch = copy.deepcopy(BASE), copy.deepcopy(patch)
@@ -40,6 +51,9 @@ def test_json_patch(patch: list[Any], wanted: dict[str, Any]) -> None:
     ([{"op": "add", "path": "/b/c/x", "value": 1}], 422), ([{"op": "add", "path": "/a/x", "value": 1}], 422),
     ([{"op": "replace", "path": "", "value": [1]}], 422), ([{"op": "remove", "path": ""}], 422),
     ([{"op": "copy", "from": "/nope", "path": "/x"}], 422), ([{"op": "add", "path": "/~2", "value": 1}], 422),
+    ([{"op": "add", "path": "/b/c/-4", "value": 1}], 422), ([{"op": "remove", "path": "/b/c/-3"}], 422),
+    ([{"op": "move", "from": "/b", "path": "/b/c"}], 422), ([{"op": "move", "from": "", "path": "/a"}], 422),
+    ([{"op": "test", "path": "/b/c/-9", "value": None}], 422),
     ([{"op": "test", "path": "/a", "value": 1}] * (MAX_OPERATIONS + 1), 413),
     ([{"op": "add", "path": "/l", "value": ["x" * 1000]}]
      + [{"op": "copy", "from": "/l", "path": "/l/-"}] * 30, 422),
