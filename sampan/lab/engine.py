@@ -121,11 +121,17 @@ async def without_resource_rights(host: Host) -> list[str]:
     wrapper = host.paths.config / "runc"
     wrapper.write_text(WRAPPER)
     wrapper.chmod(0o755)
-    options = ["--add-runtime", f"limited={wrapper}", "--default-runtime", "limited"]
-    version = re.search(r"version (\d+)", await shell.run("dockerd", "--version"))
-    if version and int(version[1]) < 25:  # later versions leave their own score alone, and do not know the option
-        options += ["--oom-score-adjust", "0"]
-    return options
+    version = await shell.run("dockerd", "--version")
+    return ["--add-runtime", f"limited={wrapper}", "--default-runtime", "limited", *own_score_alone(version)]
+
+
+def own_score_alone(version: str) -> list[str]:
+    """The option for a dockerd, by what its --version says, that would else lower its own OOM score.
+
+    From 25 on they leave it alone, and do not know the option.
+    """
+    found = re.search(r"version (\d+)", version)
+    return ["--oom-score-adjust", "0"] if found and int(found[1]) < 25 else []
 
 
 def own_name_servers_needed() -> bool:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import http.client
 import io
 import json
@@ -35,7 +36,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlencode
 
-from sampan.lab.engine import WRAPPER
+from sampan.lab.engine import WRAPPER, own_score_alone
 
 IMAGE = "sampan-test/box:1"
 """The reference under which `test_image` imports its image: busybox's tools, and bash as /bin/sh."""
@@ -143,11 +144,16 @@ def start_dockerd(handle: EngineHandle, *, timeout: float = 60.0) -> None:
                "--containerd", str(directory / "containerd.sock"), "--data-root", str(directory / "data"),
                "--exec-root", str(directory / "exec"), "--pidfile", str(directory / "docker.pid"),
                "--exec-opt", "native.cgroupdriver=cgroupfs", "--cgroup-parent", handle.cgroup_parent,
-               "--oom-score-adjust", "0", *handle.dockerd_options]
+               *own_score_alone(_dockerd_version()), *handle.dockerd_options]
     (directory / "daemon.json").write_text("{}")
     handle.dockerd = _spawn(handle, command, "dockerd.log")
     handle.save()
     _wait(handle.dockerd, directory / "dockerd.log", lambda: ping(handle), timeout)
+
+
+@functools.cache
+def _dockerd_version() -> str:
+    return subprocess.run(["dockerd", "--version"], check=True, capture_output=True, text=True, timeout=60).stdout
 
 
 def stop_dockerd(handle: EngineHandle, how: signal.Signals = signal.SIGTERM) -> None:

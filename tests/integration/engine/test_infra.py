@@ -29,7 +29,8 @@ async def test_a_pod_that_shares_its_namespaces(engine: DockerEngine) -> None:
     assert await ensure_infra_image(engine) == reference
     image = await engine.image(reference)
     assert image is not None
-    assert (list(image.entrypoint), image.size) == (["/infra"], 201)
+    assert list(image.entrypoint) == ["/infra"]
+    assert image.size < 1 << 14  # 201 bytes; with containerd's image store Docker counts manifests and whole blocks
     infra = await engine.create(ContainerSpec("infra", reference, labels={"test": "infra"}, ipc_mode="shareable"))
     await engine.start(infra)
     shared = f"container:{infra}"
