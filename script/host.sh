@@ -130,12 +130,16 @@ FIREWALL_SERVICES=(sampan-master sampan-node)
 POD_CIDR=${SAMPAN_POD_CIDR:-$(sed -n 's/^pod-cidr: *//p' /etc/sampan/agent.yaml 2>/dev/null || true)}
 POD_CIDR=${POD_CIDR:-10.244.0.0/16}
 
-firewalld_runs() { command -v firewall-cmd >/dev/null && firewall-cmd --state >/dev/null 2>&1; }
+firewalld_runs() { command -v firewall-cmd >/dev/null && timeout 20 firewall-cmd --state >/dev/null 2>&1; }
 
 # firewalld drops what no zone allows, whatever other rules say: ports are opened, and pods and the links of their
 # network are trusted. The reload throws others' rules away; Docker and the agent notice and bring theirs back.
 open_firewall() {
-    firewalld_runs || unchanged "no firewalld here; open these where another firewall is: 6443, 6444, 10250/tcp, 8472/udp"
+    if ! firewalld_runs; then
+        ! { has_systemd && systemctl is-active -q firewalld; } ||
+            { note "systemctl restart firewalld, then run this again"; echo "firewalld runs, and answers nothing"; return 1; }
+        unchanged "no firewalld here; open these where another firewall is: 6443, 6444, 10250/tcp, 8472/udp"
+    fi
     local name changed=0
     for name in "${FIREWALL_SERVICES[@]}"; do
         cmp -s "$ROOT/systemd/firewalld/$name.xml" "/etc/firewalld/services/$name.xml" && continue

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CACHE = Path(os.environ.get("SAMPAN_VM_CACHE", "/var/tmp/sampan-vm"))
 PACKAGES = ("systemd-sysv", "dbus", "udev", "kmod", "iproute2", "iptables", "conntrack", "python3", "docker.io",
             "busybox-static", "linux-image-cloud-amd64", "procps", "ca-certificates", "apparmor",
-            "python3-venv", "jq")
+            "python3-venv", "jq", "selinux-policy-default")
 LATER = ("firewalld",)
 """What debootstrap cannot configure (polkitd wants users that systemd makes): installed once the rest is there."""
 PROJECT = ("sampan", "master", "agent", "netplugin")
@@ -34,6 +34,8 @@ DISK_MIB = 3072
 MEMORY_MIB = 2048
 VENV = "opt/sampan/venv"
 OUTPUT = "/dev/virtio-ports/sampan.out"
+ENFORCING = "security=selinux selinux=1 enforcing=1 audit=1"
+"""For the kernel's command line: SELinux decides, where AppArmor would. The disk wants labels for that, see `label`."""
 
 GUEST_UNIT = """[Unit]
 Description=Commands from the tests
@@ -136,6 +138,15 @@ def mounted(disk: Path) -> Iterator[Path]:
         folder.rmdir()
 
 
+def label(root: Path) -> None:
+    """Give all files of a machine that is off the labels that its policy has for them."""
+    _run("mount", "-t", "proc", "proc", str(root / "proc"))  # setfiles names files by their descriptors
+    try:
+        _run("chroot", str(root), "setfiles", "-F", "/etc/selinux/default/contexts/files/file_contexts", "/")
+    finally:
+        _run("umount", str(root / "proc"))
+
+
 def _install(root: Path) -> None:
     site = root / VENV / "lib/python3.11/site-packages"
     site.mkdir(parents=True)
@@ -166,8 +177,9 @@ def _install(root: Path) -> None:
 class Vm:
     """One machine on one disk. `boot`, `run`, `reboot`, `power_cut`, `stop`."""
 
-    def __init__(self, base: Path, disk: Path, folder: Path) -> None:
+    def __init__(self, base: Path, disk: Path, folder: Path, kernel: str = "") -> None:
         self._base = base
+        self._kernel = kernel  # further words for its command line
         self.disk = disk
         self._folder = folder
         self._ids = itertools.count(1)
@@ -187,7 +199,7 @@ class Vm:
             "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", str(MEMORY_MIB),
             "-nodefaults", "-no-reboot", "-display", "none", "-monitor", "none",
             "-kernel", str(self._base / "vmlinuz"), "-initrd", str(self._base / "initrd"),
-            "-append", "root=/dev/vda rw console=ttyS0 quiet systemd.show_status=0 mitigations=off",
+            "-append", f"root=/dev/vda rw console=ttyS0 quiet systemd.show_status=0 mitigations=off {self._kernel}",
             "-drive", f"file={self.disk},format=raw,if=virtio,cache=writeback",
             "-serial", f"file:{self._folder / 'console.log'}",
             "-device", "virtio-serial-pci", "-chardev", f"socket,id=c0,path={port},server=on,wait=off",

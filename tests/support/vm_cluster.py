@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+import shutil
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.engine import IMAGE
 from tests.support.kubectl import Kubectl
-from tests.support.vm import Vm
+from tests.support.space import Space
+from tests.support.vm import ENFORCING, Vm, copy_disk, label, mounted
 
 ADDRESS = "10.0.2.15"
 NETWORK = f"""[Match]
@@ -62,3 +67,28 @@ class VmCluster:
             assert not late, f"not within {seconds:g} s: {command}\n{result.out}\n{self.log('agent')}"
             time.sleep(0.5)
         return result.out
+
+
+@contextmanager
+def one_node(base: Path, disk: Path, *, enforcing: bool = False) -> Iterator[tuple[VmCluster, Space]]:
+    """A machine on a copy of the disk, brought up by `sampan up`, and a namespace; `enforcing` is about SELinux."""
+    folder = Path(tempfile.mkdtemp(prefix="vm-", dir="/var/tmp"))
+    own = folder / "disk.img"
+    vm = Vm(base, own, folder, ENFORCING if enforcing else "")
+    space = None
+    try:
+        copy_disk(disk, own)
+        if enforcing:
+            with mounted(own) as root:
+                label(root)
+        vm.boot()
+        cluster = VmCluster(vm, folder)
+        cluster.prepare()
+        vm.run("sampan up --node-name vm-1", timeout=200)
+        space = Space(cluster, "story")  # type: ignore[arg-type]  # it offers what a Space asks for
+        yield cluster, space
+    finally:
+        if space:
+            space.pods.close()
+        vm.stop()
+        shutil.rmtree(folder)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.support.space import Json, Space, is_ready, restarts, state
-from tests.support.vm import Vm, copy_disk
-from tests.support.vm_cluster import ADDRESS, VmCluster
+from tests.support.space import Json, Space, is_ready, patience, restarts, state
+from tests.support.vm import Vm
+from tests.support.vm_cluster import ADDRESS, VmCluster, one_node
 
 pytestmark = [pytest.mark.vm, pytest.mark.kubectl, pytest.mark.timeout(600)]
 
@@ -80,23 +78,8 @@ class Node:
 
 @pytest.fixture(scope="module")
 def node(installed: tuple[Path, Path]) -> Iterator[Node]:
-    base, disk = installed
-    folder = Path(tempfile.mkdtemp(prefix="vm-", dir="/var/tmp"))
-    copy_disk(disk, folder / "disk.img")
-    vm = Vm(base, folder / "disk.img", folder)
-    space = None
-    try:
-        vm.boot()
-        cluster = VmCluster(vm, folder)
-        cluster.prepare()
-        vm.run("sampan up --node-name vm-1", timeout=200)
-        space = Space(cluster, "story")  # type: ignore[arg-type]  # it offers what a Space asks for
+    with one_node(*installed) as (cluster, space):
         yield Node(cluster, space)
-    finally:
-        if space:
-            space.pods.close()
-        vm.stop()
-        shutil.rmtree(folder)
 
 
 def test_up_as_systemd_units(node: Node) -> None:
@@ -149,7 +132,7 @@ def test_restarts_of_the_units_touch_no_container(node: Node) -> None:
     running = node.cluster.docker("ps", "-q")
     node.vm.run("systemctl restart sampan-agent", timeout=200)
     node.vm.run("systemctl restart sampan-master", timeout=200)
-    node.cluster.until("journalctl -b -o cat -u sampan-agent | tail -n 1 | grep 'connected to the master'")
+    patience("the agent is connected", lambda: node.space.run("plain", "echo", "yes", check=False) == "yes\n", SECONDS)
     node.space("annotate", "pod", "plain", "seen=yes")
     assert {name: state(pod) for name, pod in node.pods().items()} == before
     assert node.cluster.docker("ps", "-q") == running

@@ -147,6 +147,18 @@ def test_doctor_opens_a_closed_firewalld_by_what_it_prints(site: Site) -> None:
     assert sorted(opened) == ["10250/tcp", "10256/tcp", "30000-32767/tcp", "30000-32767/udp", "8472/udp"]
 
 
+def test_a_firewalld_that_answers_nothing_is_told(site: Site) -> None:
+    """Without its word its rules would keep the cluster out, and nothing would say so."""
+    site.node.run("systemctl kill -s STOP firewalld")
+    try:
+        refused = site.node.run(f"{PROVISION} node {site.node.address}", 300, check=False)
+    finally:
+        site.node.run("systemctl kill -s CONT firewalld")
+    assert refused.code == 1, refused.out
+    assert "firewalld runs, and answers nothing" in refused.out
+    assert "systemctl restart firewalld" in refused.out
+
+
 HELLO = """apiVersion: v1
 kind: Pod
 metadata: {name: far, labels: {app: far}}
