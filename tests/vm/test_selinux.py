@@ -53,7 +53,7 @@ def test_the_kernel_enforces_and_its_refusals_are_seen(host: tuple[VmCluster, Sp
     assert cluster.vm.run("getenforce").out == "Enforcing\n"
     confined = "system_u:system_r:getty_t:s0"
     assert cluster.vm.run(f"runcon {confined} cat /etc/shadow", check=False).code != 0
-    cluster.until("journalctl -b -o cat _TRANSPORT=audit | grep 'avc: *denied' | grep runcon")
+    patience("the refusal is seen", lambda: "runcon" in denied(cluster, confined))
 
 
 def test_the_units_run_as_services_do(host: tuple[VmCluster, Space]) -> None:
